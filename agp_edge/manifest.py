@@ -1,0 +1,141 @@
+"""What a model is: the JSON document inside an ONNX file or a plan (docs/manifest.md).
+
+Written here, by export and build; read back through C++ (`read_manifest`), which checks it with the
+same code that serves the line.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from agp_edge.errors import ModelError
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+__all__ = [
+    "MANIFEST_KEY",
+    "MANIFEST_LIMIT",
+    "MANIFEST_VERSION",
+    "InputSpec",
+    "Manifest",
+    "OutputSpec",
+    "PostprocessSpec",
+    "PrecisionSpec",
+    "SelfTest",
+    "ThresholdSpec",
+    "read_manifest",
+]
+
+MANIFEST_VERSION = "1.0"
+MANIFEST_KEY = "agp_edge.manifest"
+# TensorRT keeps at most 4,096 bytes of a network's name and drops a longer one silently.
+MANIFEST_LIMIT = 4095
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """The tensor (1, 3, height, width) and how a frame becomes it."""
+
+    name: str
+    height: int
+    width: int
+    mean: tuple[float, float, float]  # 8-bit pixel units, in the order of `channels`
+    std: tuple[float, float, float]
+    dtype: str = "float32"
+    channels: str = "rgb"
+    resize: str = "antialias"
+    roi: tuple[int, int, int, int] | None = None  # x, y, width, height; frame pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSpec:
+    """The tensor (1, 1, height, width): the distance map on the token grid."""
+
+    name: str
+    height: int
+    width: int
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostprocessSpec:
+    """From the distance map to the anomaly map (of the input's size) and the image score."""
+
+    sigma: float = 4.0  # map pixels
+    score: str = "max"
+    top_share: float = 0.01  # used by score="top_mean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdSpec:
+    """The default decision threshold and what it promises."""
+
+    value: float
+    method: str
+    false_reject: float
+    n: int
+    unit: str  # "images" or "parts"
+    mask_value: float | None = None  # None: `value`
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionSpec:
+    """Precision asked for in the graph, and the one read back from a built engine."""
+
+    asked: str = "fp32"
+    built: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTest:
+    """A seeded synthetic frame and the score that it must give."""
+
+    seed: int
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The whole document; docs/manifest.md explains every key."""
+
+    name: str
+    backbone: str
+    input: InputSpec
+    output: OutputSpec
+    postprocess: PostprocessSpec = field(default_factory=PostprocessSpec)
+    setup: str = "one-class"
+    classes: tuple[str, ...] = ()
+    threshold: ThresholdSpec | None = None
+    precision: PrecisionSpec = field(default_factory=PrecisionSpec)
+    opset: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    created: str = ""
+    self_test: SelfTest | None = None
+
+    def to_json(self) -> str:
+        """Compact JSON, the version first: that prefix is how the document is found in a plan."""
+        document = {"agp_edge_manifest": MANIFEST_VERSION, **asdict(self)}
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def read_manifest(path: str | PathLike[str]) -> dict[str, Any]:
+    """The manifest document of an ONNX file or a plan, with every key that the file has.
+
+    Loads neither the model nor any inference library.
+
+    Raises:
+        ModelError: the file is missing, unreadable, truncated, not a model of ours, or its
+            manifest is of a newer major version or lacks a key.
+    """
+    from agp_edge import _core  # noqa: PLC0415  (the extension stays out of this module's import)
+
+    text = _core.read_manifest_json(str(path))
+    _core.check_manifest_json(text, str(path))
+    document = json.loads(text)
+    if not isinstance(document, dict):  # C++ has checked it; for the type checker
+        raise ModelError(f"the manifest of '{path}' is not a JSON object")
+    return document

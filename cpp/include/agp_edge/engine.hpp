@@ -1,0 +1,39 @@
+// The one seam between our code and other people's inference engines.
+//
+// Owns     whatever the engine needs: model, session, context.
+// Borrows  the buffers given to enqueue() until the work on the stream is done.
+// Threads  not re-entrant: one enqueue() at a time; Pipeline holds the lock.
+// Blocks   CPU engines return when the outputs are written; GPU engines return at once and the
+//          outputs are there when the stream is synchronised.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "agp_edge/tensor.hpp"
+
+struct CUstream_st;  // cudaStream_t points here; CUDA itself stays out of this header
+
+namespace agp_edge {
+
+using Stream = CUstream_st*;  // null on a CPU
+
+class Engine {
+ public:
+  Engine() = default;
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+  virtual ~Engine() = default;
+
+  // "OpenVINO 2026.1", "ONNX Runtime 1.24": name and version, for doctor and reports.
+  virtual std::string name() const = 0;
+  virtual const std::vector<TensorSpec>& inputs() const = 0;
+  virtual const std::vector<TensorSpec>& outputs() const = 0;
+
+  // `in` and `out` hold one address per inputs() and outputs(), in that order. The pipeline calls
+  // with the same addresses every time, so an engine may bind them once and only check afterwards.
+  // Throws ModelError or DeviceError.
+  virtual void enqueue(Stream stream, const void* const* in, void* const* out) = 0;
+};
+
+}  // namespace agp_edge

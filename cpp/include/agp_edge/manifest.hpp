@@ -1,0 +1,43 @@
+// What a model is: the JSON document inside the ONNX file or the plan, checked.
+// docs/manifest.md lists every key; agp_edge/manifest.py writes it.
+//
+// Owns     everything; a value.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "agp_edge/postprocess.hpp"
+#include "agp_edge/preprocess.hpp"
+
+namespace agp_edge {
+
+struct Manifest {
+  int major = 0;
+  int minor = 0;
+  std::string name;
+  std::string input_name;   // tensor (1, 3, height, width)
+  std::string output_name;  // tensor (1, 1, grid_height, grid_width)
+  PreprocessRecipe preprocess;
+  PostprocessRecipe postprocess;
+  std::optional<float> threshold;       // none: the model has no default threshold yet
+  std::optional<float> mask_threshold;  // none: the same as threshold
+  std::string json;                     // the document, as it stands in the file
+
+  // Newest version that this library reads; a newer minor is read too, a newer major is refused.
+  static constexpr int kMajor = 1;
+  static constexpr int kMinor = 0;
+
+  // Throws ModelError naming `source`, the key and what was expected.
+  static Manifest parse(const std::string& json, const std::string& source);
+};
+
+// The key under which the document stands in an ONNX file's metadata_props.
+inline constexpr const char* kManifestKey = "agp_edge.manifest";
+
+// The document of an .onnx file or a plan, unparsed, found without loading the model. Told apart by
+// content, not by name. Throws ModelError: missing, unreadable, truncated, not a model of ours.
+std::string read_manifest_json(const std::string& path);
+
+}  // namespace agp_edge
