@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Sets up a virtual environment with everything the tests need and runs them all: linters, the C++
+# tests plain and under AddressSanitizer + UBSan, then pytest. Needs Python >= 3.10 and a C++17
+# compiler; everything else comes from the package registry. AGP_EDGE_VENV names another folder for
+# the environment; arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=${AGP_EDGE_VENV:-.venv}
+step() { printf '\n== %s (%ss)\n' "$1" "$SECONDS"; }
+
+step "environment in $venv"
+[ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+bin=$(cd "$venv/bin" && pwd)
+export PATH="$bin:$PATH" VIRTUAL_ENV="${bin%/bin}"
+pip install --quiet --upgrade "pip>=25.1"          # --group needs it
+pip install --quiet --group build --group test     # the build's tools first: the editable install is not isolated
+pip install --quiet --no-build-isolation --editable ".[demo,openvino,rtx]"
+
+step "linters"
+ruff check .
+ruff format --check .
+mypy
+git ls-files 'cpp/*.cpp' 'cpp/*.hpp' | xargs clang-format --dry-run --Werror
+
+step "C++ tests"
+cmake --preset release
+cmake --build --preset release
+ctest --preset release
+
+step "C++ tests under AddressSanitizer and UBSan"
+cmake --preset asan
+cmake --build --preset asan
+ctest --preset asan
+
+step "Python tests"
+python -m pytest "$@"
+step "done"
