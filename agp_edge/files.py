@@ -1,0 +1,70 @@
+"""Files that are either whole or absent: written aside, synced, renamed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["write_aside"]
+
+
+@contextmanager
+def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Lend a temporary path beside `path`; at the end it takes the final name, synced to the disk.
+
+    The file appears under its final name complete or not at all, even if the process is killed;
+    an older file of that name stays until then. An exception inside the block removes the
+    temporary file and leaves `path` as it was.
+
+        with write_aside("model.onnx") as aside:
+            aside.write_bytes(model)
+
+    The folder is created where it is missing. The temporary name keeps the suffix of `path`, so
+    that writers which choose a format by it work.
+    """
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(
+        prefix=f".{final.stem}-", suffix=f".tmp{final.suffix}", dir=final.parent
+    )
+    os.close(handle)
+    aside = Path(name)
+    try:
+        # mkstemp makes private files; a written file has the permissions of any other new file
+        aside.chmod(0o666 & ~_umask())
+        yield aside
+        _sync(aside)
+        aside.replace(final)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            aside.unlink()
+        raise
+    _sync_folder(final.parent)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    # makes the rename itself durable; Windows cannot open a folder, and does not need it
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
