@@ -1,0 +1,233 @@
+"""The detector: a model file and frames in, verdicts out."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agp_edge.engines import open_engine
+from agp_edge.errors import Error, FrameError
+from agp_edge.result import Latency, Region, Result
+from agp_edge.self_test import check_self_test, self_test_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from agp_edge import _core
+
+__all__ = ["Detector"]
+
+# The bits of agp_edge::Outputs.
+OUTPUT_BITS = {"map": 1, "mask": 2, "regions": 4}
+
+
+class Detector:
+    """Scores frames with one model: `Detector("bottle.onnx").score(frame)`.
+
+    One detector may be shared by threads: calls take turns, and the GIL is free while C++ works.
+    Same model, engine and frame: the same bits. A context manager; `close` releases the engine.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        engine: str | None = None,
+        threshold: float | None = None,
+        roi: tuple[int, int, int, int] | None = None,
+        min_area: int = 0,
+        outputs: Iterable[str] = ("map", "mask", "regions"),
+        threads: int = 0,
+        self_test: bool = True,
+    ) -> None:
+        """Open a model, load its engine, and check that it gives the answers it was exported with.
+
+        Args:
+            path: an .onnx file (runs on a CPU) or a TensorRT plan (runs on an NVIDIA GPU), made by
+                `agp-edge export` or `agp-edge build`.
+            device: "cpu", "cuda" or "auto": what the file is made for.
+            engine: "onnxruntime", "openvino" or "tensorrt"; None takes the first that is installed
+                and fits the file.
+            threshold: a frame is anomalous, and a map pixel is in the mask, when its value is
+                larger; None takes the manifest's.
+            roi: x, y, width, height in frame pixels; None takes the manifest's.
+            min_area: regions of fewer anomaly-map pixels leave mask and list.
+            outputs: which of "map", "mask", "regions" results carry; the score is always there.
+            threads: of preprocessing, engine and postprocessing on a CPU; 0 chooses.
+            self_test: score the manifest's synthetic frame and compare; False opens the model
+                unchecked.
+
+        Raises:
+            ModelError: not a model of ours, corrupt, a newer manifest, a failed self-test.
+            DependencyError: the engine's package is not installed.
+            DeviceError: a plan without an NVIDIA GPU.
+            Error: an unknown device, engine or output.
+        """
+        from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
+
+        self._source = os.fspath(path)
+        self._bits = _output_bits(outputs)
+        text = _core.read_manifest_json(self._source)
+        _core.check_manifest_json(text, self._source)
+        self._manifest: dict[str, Any] = json.loads(text)
+        native_engine = open_engine(self._source, device=device, engine=engine, threads=threads)
+        if self_test and self._manifest.get("self_test"):
+            self._run_self_test(text, native_engine, threads)
+        self._native: _core.Detector | None = _core.Detector(
+            text,
+            self._source,
+            native_engine,
+            threshold=threshold,
+            mask_threshold=None,
+            roi=roi,
+            min_area=min_area,
+            outputs=self._bits,
+            threads=threads,
+        )
+        self._roi = _roi_in_use(roi, self._manifest)
+        self._mask_threshold = _mask_threshold_in_use(threshold, self._manifest)
+
+    def score(self, frame: NDArray[np.uint8], *, format: str | None = None) -> Result:
+        """The verdict on one frame; blocks until it is there.
+
+        Args:
+            frame: uint8 (H, W, 3), BGR as OpenCV gives it, or (H, W) mono, of any size. Slices
+                and crops are read in place where the pixels of a row lie side by side, else copied
+                once. It must not change until the call returns.
+            format: "bgr8", "rgb8" or "mono8"; None: BGR for three channels, mono for none.
+
+        Raises:
+            FrameError: another type, dtype, shape or format, an empty frame, or a region of
+                interest that does not lie in it.
+            ModelError: the model's output is not finite, or its engine failed.
+            Error: the detector is closed.
+        """
+        pixels = _as_array(frame)
+        native = self._open().score(pixels, format)
+        roi = self._roi or (0, 0, pixels.shape[1], pixels.shape[0])
+        return self._result(native, roi)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it stands in the model file; a copy."""
+        copy: dict[str, Any] = json.loads(json.dumps(self._manifest))
+        return copy
+
+    @property
+    def threshold(self) -> float:
+        """The decision threshold in use: raw score."""
+        return self._open().threshold
+
+    @property
+    def engine_name(self) -> str:
+        """Name and version of the engine, e.g. "ONNX Runtime 1.24.1"."""
+        return self._open().engine_name
+
+    def close(self) -> None:
+        """Release the engine and its buffers; a frame that another thread is scoring finishes."""
+        self._native = None
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._native is None else self._native.engine_name
+        return f"Detector({self._source!r}, {state})"
+
+    def _open(self) -> _core.Detector:
+        native = self._native
+        if native is None:
+            raise Error(f"the detector of '{self._source}' is closed: open the model again")
+        return native
+
+    def _run_self_test(self, text: str, engine: _core.Engine, threads: int) -> None:
+        """Score the synthetic frame with the manifest's own settings, whatever the caller's are."""
+        from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
+
+        # The verdict is not used, so a model without a default threshold is tested all the same.
+        native = _core.Detector(
+            text, self._source, engine, threshold=0.0, outputs=0, threads=threads
+        )
+        frame = self_test_frame(self._manifest, self._manifest["self_test"]["seed"])
+        check_self_test(self._manifest, native.score(frame).score, self._source)
+
+    def _result(self, native: _core.NativeResult, roi: tuple[int, int, int, int]) -> Result:
+        regions = tuple(
+            Region(
+                box=region.box,
+                area=region.area,
+                frame_area=region.frame_area,
+                peak=region.peak,
+                peak_position=region.peak_position,
+            )
+            for region in native.regions
+        )
+        latency = native.latency
+        return Result(
+            score=native.score,
+            is_anomalous=native.is_anomalous,
+            threshold=native.threshold,
+            mask_threshold=self._mask_threshold,
+            p_value=None,
+            anomaly_map=native.anomaly_map if self._bits & OUTPUT_BITS["map"] else None,
+            mask=native.mask.view(np.bool_) if self._bits & OUTPUT_BITS["mask"] else None,
+            regions=regions,
+            roi=roi,
+            latency=Latency(
+                preprocess_ms=latency.preprocess_ms,
+                execute_ms=latency.execute_ms,
+                postprocess_ms=latency.postprocess_ms,
+                total_ms=latency.total_ms,
+            ),
+        )
+
+
+def _output_bits(outputs: Iterable[str]) -> int:
+    names = {outputs} if isinstance(outputs, str) else set(outputs)
+    unknown = sorted(names - set(OUTPUT_BITS))
+    if unknown:
+        raise Error(f"unknown outputs {unknown}: expected some of {list(OUTPUT_BITS)}")
+    return sum(OUTPUT_BITS[name] for name in names)
+
+
+def _as_array(frame: object) -> NDArray[Any]:
+    if isinstance(frame, np.ndarray):
+        return frame
+    raise FrameError(
+        f"the frame is a {type(frame).__module__}.{type(frame).__qualname__}, expected a NumPy "
+        "array, uint8 (H, W, 3) BGR or (H, W) mono: convert it with np.asarray(frame) and name "
+        "its format (PIL images are 'rgb8')"
+    )
+
+
+def _roi_in_use(
+    roi: tuple[int, int, int, int] | None, manifest: dict[str, Any]
+) -> tuple[int, int, int, int] | None:
+    chosen = roi if roi is not None else manifest["input"].get("roi")
+    if chosen is None:
+        return None
+    x, y, width, height = chosen
+    return int(x), int(y), int(width), int(height)
+
+
+def _mask_threshold_in_use(threshold: float | None, manifest: dict[str, Any]) -> float:
+    if threshold is not None:
+        return float(threshold)
+    default = manifest["threshold"]
+    mask_value = default.get("mask_value")
+    return float(default["value"] if mask_value is None else mask_value)

@@ -1,0 +1,89 @@
+"""Which engine runs a model file; each one is a module here and loads its library on demand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agp_edge.errors import DependencyError, DeviceError, Error, ModelError
+
+if TYPE_CHECKING:
+    from agp_edge import _core
+
+__all__ = ["ENGINES", "is_plan", "open_engine"]
+
+ENGINES = ("onnxruntime", "openvino", "tensorrt")
+
+# First bytes of a plan of TensorRT and of TensorRT for RTX.
+PLAN_MAGIC = (b"ftrt", b"rtrt")
+PLAN_SUFFIXES = (".plan", ".engine", ".trt")
+
+
+def is_plan(path: str) -> bool:
+    """Whether the file is a TensorRT plan; told by its content, then by its suffix."""
+    with Path(path).open("rb") as file:
+        magic = file.read(4)
+    return magic in PLAN_MAGIC or Path(path).suffix.lower() in PLAN_SUFFIXES
+
+
+def open_engine(path: str, *, device: str, engine: str | None, threads: int) -> _core.Engine:
+    """Load `path` into an engine.
+
+    Args:
+        path: an ONNX file or a plan whose manifest has been read.
+        device: "auto", "cpu", "cuda".
+        engine: one of `ENGINES`; None takes the first that fits the file and is installed.
+        threads: of a CPU engine; 0: its own choice.
+
+    Raises:
+        ModelError: the engine cannot run this file.
+        DependencyError: the engine's package is not installed.
+        DeviceError: a plan, and no NVIDIA GPU.
+        Error: unknown device or engine.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise Error(f"unknown device '{device}': expected 'auto', 'cpu' or 'cuda'")
+    if engine is not None and engine not in ENGINES:
+        raise Error(f"unknown engine '{engine}': expected one of {', '.join(ENGINES)}")
+    if is_plan(path):
+        return _open_plan(path, device=device, engine=engine)
+    return _open_onnx(path, device=device, engine=engine, threads=threads)
+
+
+def _open_plan(path: str, *, device: str, engine: str | None) -> _core.Engine:
+    if engine not in (None, "tensorrt"):
+        raise ModelError(
+            f"'{path}' is a TensorRT plan and cannot run in {engine}: open the .onnx file instead"
+        )
+    if device == "cpu":
+        raise DeviceError(
+            f"'{path}' is a TensorRT plan, which runs on an NVIDIA GPU only, and device='cpu' was "
+            "asked for: open the .onnx file instead"
+        )
+    from agp_edge.engines import tensorrt  # noqa: PLC0415  (engines load on demand)
+
+    return tensorrt.open_plan(path)
+
+
+def _open_onnx(path: str, *, device: str, engine: str | None, threads: int) -> _core.Engine:
+    from agp_edge.engines import onnxruntime, openvino  # noqa: PLC0415  (engines load on demand)
+
+    if device == "cuda" or engine == "tensorrt":
+        raise ModelError(
+            f"'{path}' is an ONNX file, which this version runs on a CPU only: compile it with "
+            "`agp-edge build` and open the plan, or open it with device='cpu'"
+        )
+    if engine == "openvino":
+        return openvino.open_onnx(path, threads=threads)
+    if engine == "onnxruntime":
+        return onnxruntime.open_onnx(path, threads=threads)
+    try:
+        return onnxruntime.open_onnx(path, threads=threads)
+    except DependencyError as missing:
+        if not openvino.is_available():
+            raise DependencyError(
+                f"no engine that runs '{path}' on a CPU is installed: "
+                "install one with `pip install 'agp-edge[cpu]'` (ONNX Runtime) or "
+                "`pip install 'agp-edge[openvino]'`"
+            ) from missing
+        return openvino.open_onnx(path, threads=threads)
