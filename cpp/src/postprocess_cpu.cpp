@@ -1,0 +1,171 @@
+#include "agp_edge/postprocess.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agp_edge/error.hpp"
+#include "regions.hpp"
+#include "resize_weights.hpp"
+#include "simd.hpp"
+
+namespace agp_edge {
+namespace {
+
+void check(const PostprocessRecipe& recipe, int threads) {
+  if (recipe.grid_height <= 0 || recipe.grid_width <= 0 || recipe.map_height <= 0 ||
+      recipe.map_width <= 0) {
+    throw ModelError("the model's output grid is " + std::to_string(recipe.grid_width) + " x " +
+                     std::to_string(recipe.grid_height) + " and its anomaly map " +
+                     std::to_string(recipe.map_width) + " x " + std::to_string(recipe.map_height) +
+                     "; expected every side to be at least 1: export the model again");
+  }
+  if (!std::isfinite(recipe.sigma) || recipe.sigma < 0) {
+    throw ModelError("the anomaly map's blur sigma is " + std::to_string(recipe.sigma) +
+                     "; expected a finite number of map pixels, 0 or more");
+  }
+  if (!(recipe.top_share > 0 && recipe.top_share <= 1)) {
+    throw ModelError("the score's top share is " + std::to_string(recipe.top_share) +
+                     "; expected a share above 0 and at most 1");
+  }
+  if (threads < 0) {
+    throw Error("the number of postprocessing threads is " + std::to_string(threads) +
+                "; expected 0 or more");
+  }
+}
+
+}  // namespace
+
+const char* to_string(ScoreRule rule) noexcept {
+  return rule == ScoreRule::kTopMean ? "top_mean" : "max";
+}
+
+ScoreRule score_rule_from(const std::string& name) {
+  for (ScoreRule rule : {ScoreRule::kMax, ScoreRule::kTopMean}) {
+    if (name == to_string(rule)) return rule;
+  }
+  throw ModelError("the score rule is \"" + name + "\"; expected \"max\" or \"top_mean\"");
+}
+
+struct Postprocessor::Impl {
+  PostprocessRecipe recipe;
+  BandMatrix vertical;
+  BandMatrix horizontal;
+  std::vector<float> wide;  // (grid_height, map_width): the grid after the horizontal pass
+  std::vector<float> map;   // where the result does not keep it
+  std::vector<float> sorted;
+  RegionFinder regions;
+
+  explicit Impl(const PostprocessRecipe& r)
+      : recipe(r),
+        vertical(upsample_blur_weights(r.grid_height, r.map_height, r.sigma)),
+        horizontal(upsample_blur_weights(r.grid_width, r.map_width, r.sigma)),
+        wide(static_cast<std::size_t>(r.grid_height) * r.map_width),
+        map(static_cast<std::size_t>(r.map_height) * r.map_width),
+        sorted(r.score == ScoreRule::kTopMean ? map.size() : 0),
+        regions(r.map_height, r.map_width) {}
+
+  void check_finite(const float* grid) const;
+  float fill_map(const float* grid, float* values);
+  float top_mean(const float* values);
+};
+
+void Postprocessor::Impl::check_finite(const float* grid) const {
+  const std::size_t size = static_cast<std::size_t>(recipe.grid_height) * recipe.grid_width;
+  std::size_t bad = 0;
+  for (std::size_t i = 0; i < size; ++i) bad += std::isfinite(grid[i]) ? 0 : 1;
+  if (bad == 0) return;
+  throw ModelError("the model's output holds " + std::to_string(bad) + " values of " +
+                   std::to_string(size) +
+                   " that are not finite (NaN or infinity); expected finite distances: export the "
+                   "model again, and build it with fp32 if fp16 overflows");
+}
+
+float Postprocessor::Impl::fill_map(const float* grid, float* values) {
+  const std::size_t map_width = static_cast<std::size_t>(recipe.map_width);
+  for (int y = 0; y < recipe.grid_height; ++y) {
+    const float* row = grid + static_cast<std::size_t>(y) * recipe.grid_width;
+    for (std::size_t x = 0; x < map_width; ++x) {
+      const float* weights = horizontal.weights.data() + x * horizontal.taps;
+      float sum = 0;
+      for (int t = 0; t < horizontal.taps; ++t) sum += weights[t] * row[horizontal.first[x] + t];
+      wide[static_cast<std::size_t>(y) * map_width + x] = sum;
+    }
+  }
+  float largest = -std::numeric_limits<float>::infinity();
+  for (int y = 0; y < recipe.map_height; ++y) {
+    float* out = values + static_cast<std::size_t>(y) * map_width;
+    std::fill(out, out + map_width, 0.0F);
+    for (int t = 0; t < vertical.taps; ++t) {
+      const float weight = vertical.weights[static_cast<std::size_t>(y) * vertical.taps + t];
+      const float* row = wide.data() + static_cast<std::size_t>(vertical.first[y] + t) * map_width;
+      for (std::size_t x = 0; x < map_width; ++x) out[x] += weight * row[x];
+    }
+    for (std::size_t x = 0; x < map_width; ++x) largest = std::max(largest, out[x]);
+  }
+  return largest;
+}
+
+float Postprocessor::Impl::top_mean(const float* values) {
+  const std::size_t size = sorted.size();
+  const std::size_t count = std::clamp<std::size_t>(
+      static_cast<std::size_t>(std::llround(static_cast<double>(recipe.top_share) *
+                                            static_cast<double>(size))), 1,
+      size);
+  std::copy(values, values + size, sorted.begin());
+  std::nth_element(sorted.begin(), sorted.begin() + static_cast<std::ptrdiff_t>(count - 1),
+                   sorted.end(), std::greater<float>());
+  double sum = 0;
+  for (std::size_t i = 0; i < count; ++i) sum += sorted[i];
+  return static_cast<float>(sum / static_cast<double>(count));
+}
+
+Postprocessor::Postprocessor(const PostprocessRecipe& recipe, int threads) {
+  check(recipe, threads);
+  impl_ = std::make_unique<Impl>(recipe);
+}
+
+Postprocessor::~Postprocessor() = default;
+Postprocessor::Postprocessor(Postprocessor&&) noexcept = default;
+Postprocessor& Postprocessor::operator=(Postprocessor&&) noexcept = default;
+
+const PostprocessRecipe& Postprocessor::recipe() const noexcept { return impl_->recipe; }
+
+void Postprocessor::run(const float* grid, const Rect& view, const Decision& decision,
+                        Result& result) {
+  Impl& impl = *impl_;
+  impl.check_finite(grid);
+  const std::size_t size = impl.map.size();
+  const bool keep_map = (decision.outputs & kMap) != 0;
+  const bool find_regions = (decision.outputs & kRegions) != 0;
+  const bool keep_mask = (decision.outputs & kMask) != 0 || find_regions;
+
+  result.map_height = impl.recipe.map_height;
+  result.map_width = impl.recipe.map_width;
+  result.anomaly_map.resize(keep_map ? size : 0);
+  float* map = keep_map ? result.anomaly_map.data() : impl.map.data();
+  const float largest = impl.fill_map(grid, map);
+  result.score = impl.recipe.score == ScoreRule::kMax ? largest : impl.top_mean(map);
+  result.threshold = decision.threshold;
+  result.is_anomalous = result.score > decision.threshold;
+
+  result.regions.clear();
+  result.mask.resize(keep_mask ? size : 0);
+  if (keep_mask) {
+    for (std::size_t i = 0; i < size; ++i) {
+      result.mask[i] = map[i] > decision.mask_threshold ? 1 : 0;
+    }
+    if (find_regions || decision.min_area > 1) {
+      impl.regions.find(result.mask.data(), map, view, decision.min_area, result.regions);
+      if (!find_regions) result.regions.clear();
+    }
+    if ((decision.outputs & kMask) == 0) result.mask.clear();
+  }
+}
+
+}  // namespace agp_edge

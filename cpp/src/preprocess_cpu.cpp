@@ -1,0 +1,205 @@
+#include "agp_edge/preprocess.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agp_edge/error.hpp"
+#include "resample_cpu.hpp"
+#include "resize_weights.hpp"
+#include "thread_pool.hpp"
+
+namespace agp_edge {
+namespace {
+
+// Below this many bytes of frame a second thread costs more in waking than it saves.
+constexpr std::size_t kBytesPerThread = std::size_t{1} << 20;
+constexpr int kMaxThreads = 8;
+constexpr int kRowsPerChunk = 16;
+
+std::string describe(const Rect& rect) {
+  return "(x " + std::to_string(rect.x) + ", y " + std::to_string(rect.y) + ", " +
+         std::to_string(rect.width) + " x " + std::to_string(rect.height) + ")";
+}
+
+void check(const PreprocessRecipe& recipe, int threads) {
+  if (recipe.height <= 0 || recipe.width <= 0) {
+    throw ModelError("the model's input is " + std::to_string(recipe.width) + " x " +
+                     std::to_string(recipe.height) +
+                     " pixels; expected both sides to be at least 1: export the model again");
+  }
+  for (int c = 0; c < 3; ++c) {
+    if (!std::isfinite(recipe.mean[c]) || !std::isfinite(recipe.stddev[c]) ||
+        recipe.stddev[c] <= 0) {
+      throw ModelError("the model's input channel " + std::to_string(c) + " has mean " +
+                       std::to_string(recipe.mean[c]) + " and standard deviation " +
+                       std::to_string(recipe.stddev[c]) +
+                       "; expected finite values and a deviation above 0: export the model again");
+    }
+  }
+  const Rect& roi = recipe.roi;
+  if (roi.empty() && (roi.x != 0 || roi.y != 0 || roi.width != 0 || roi.height != 0)) {
+    throw FrameError("the region of interest " + describe(roi) +
+                     " is empty; expected a width and a height of at least 1, or no region at all");
+  }
+  if (threads < 0) {
+    throw Error("the number of preprocessing threads is " + std::to_string(threads) +
+                "; expected 0 (chosen by the frame's size) or more");
+  }
+}
+
+}  // namespace
+
+const char* to_string(ResizeRule rule) noexcept {
+  return rule == ResizeRule::kArea ? "area" : "antialias";
+}
+
+ResizeRule resize_rule_from(const std::string& name) {
+  for (ResizeRule rule : {ResizeRule::kAntialias, ResizeRule::kArea}) {
+    if (name == to_string(rule)) return rule;
+  }
+  throw ModelError("the resize rule is \"" + name + "\"; expected \"antialias\" or \"area\"");
+}
+
+const char* to_string(ChannelOrder order) noexcept {
+  return order == ChannelOrder::kBgr ? "bgr" : "rgb";
+}
+
+ChannelOrder channel_order_from(const std::string& name) {
+  for (ChannelOrder order : {ChannelOrder::kRgb, ChannelOrder::kBgr}) {
+    if (name == to_string(order)) return order;
+  }
+  throw ModelError("the channel order is \"" + name + "\"; expected \"rgb\" or \"bgr\"");
+}
+
+struct Preprocessor::Impl {
+  PreprocessRecipe recipe;
+  int threads;
+
+  // Of the last frame geometry.
+  int frame_height = 0;
+  int frame_width = 0;
+  int channels = 0;
+  Rect view;
+  BandMatrix vertical;
+  BandMatrix horizontal;
+  std::unique_ptr<ThreadPool> pool;
+  std::size_t line_stride = 0;
+  std::vector<float> lines;                       // one per worker
+  std::vector<const std::uint8_t*> row_pointers;  // vertical.taps per worker
+  std::vector<float> row_weights;
+
+  void plan(const Frame& frame);
+  void rows(const Frame& frame, float* out, int begin, int end, int worker);
+};
+
+void Preprocessor::Impl::plan(const Frame& frame) {
+  const int frame_channels = bytes_per_pixel(frame.format);
+  if (frame.height == frame_height && frame.width == frame_width && frame_channels == channels) {
+    return;
+  }
+  Rect region = recipe.roi;
+  if (region.empty()) {
+    region = Rect{0, 0, frame.width, frame.height};
+  } else if (region.x < 0 || region.y < 0 || region.width > frame.width - region.x ||
+             region.height > frame.height - region.y) {
+    throw FrameError("the region of interest " + describe(region) +
+                     " does not lie inside the frame of " + std::to_string(frame.width) + " x " +
+                     std::to_string(frame.height) +
+                     " pixels: give a region for this camera's image size");
+  }
+  frame_height = 0;  // until the tables below are all there
+  view = region;
+  vertical = resize_weights(recipe.resize, view.height, recipe.height);
+  horizontal = resize_weights(recipe.resize, view.width, recipe.width);
+
+  const std::size_t row_bytes = static_cast<std::size_t>(view.width) * frame_channels;
+  int wanted = threads;
+  if (wanted == 0) {
+    const std::size_t useful =
+        row_bytes * static_cast<std::size_t>(view.height) / kBytesPerThread;
+    wanted = static_cast<int>(std::clamp<std::size_t>(
+        useful, 1, static_cast<std::size_t>(std::min(usable_cores(), kMaxThreads))));
+  }
+  if (pool == nullptr || pool->threads() != wanted) pool = std::make_unique<ThreadPool>(wanted);
+
+  const std::size_t workers = static_cast<std::size_t>(wanted);
+  line_stride = (row_bytes + kLinePadding + 15) / 16 * 16;
+  lines.assign(workers * line_stride, 0.0F);
+  row_pointers.assign(workers * static_cast<std::size_t>(vertical.taps), nullptr);
+  row_weights.assign(workers * static_cast<std::size_t>(vertical.taps), 0.0F);
+  frame_height = frame.height;
+  frame_width = frame.width;
+  channels = frame_channels;
+}
+
+void Preprocessor::Impl::rows(const Frame& frame, float* out, int begin, int end, int worker) {
+  const std::size_t taps = static_cast<std::size_t>(vertical.taps);
+  const std::size_t plane = static_cast<std::size_t>(recipe.height) * recipe.width;
+  const std::uint8_t* origin = frame.data + static_cast<std::size_t>(view.y) * frame.row_pitch +
+                               static_cast<std::size_t>(view.x) * channels;
+  float* line = lines.data() + static_cast<std::size_t>(worker) * line_stride;
+  const std::uint8_t** sources = row_pointers.data() + static_cast<std::size_t>(worker) * taps;
+  float* weights = row_weights.data() + static_cast<std::size_t>(worker) * taps;
+  const HorizontalTable table{horizontal.first.data(), horizontal.weights.data(), horizontal.taps,
+                              horizontal.output};
+
+  // Channel c of the line goes to plane target[c].
+  const bool swap = channels == 3 && (frame.format == PixelFormat::kRgb8) !=
+                                         (recipe.channels == ChannelOrder::kRgb);
+  const int target[3] = {swap ? 2 : 0, 1, swap ? 0 : 2};
+  Normalisation normal;
+  for (int c = 0; c < 3; ++c) {
+    normal.scale[c] = 1.0F / recipe.stddev[target[c]];
+    normal.offset[c] = -recipe.mean[target[c]] / recipe.stddev[target[c]];
+  }
+  for (int y = begin; y < end; ++y) {
+    int used = 0;
+    for (std::size_t t = 0; t < taps; ++t) {
+      const float weight = vertical.weights[static_cast<std::size_t>(y) * taps + t];
+      if (weight == 0) continue;
+      sources[used] = origin + (static_cast<std::size_t>(vertical.first[y]) + t) * frame.row_pitch;
+      weights[used++] = weight;
+    }
+    weigh_rows(sources, weights, used, view.width * channels, line);
+    float* planes[3];
+    for (int c = 0; c < 3; ++c) {
+      planes[c] = out + static_cast<std::size_t>(target[c]) * plane +
+                  static_cast<std::size_t>(y) * recipe.width;
+    }
+    if (channels == 3) {
+      resample_colour(line, table, normal, planes);
+    } else {
+      resample_mono(line, table, normal, planes);
+    }
+  }
+}
+
+Preprocessor::Preprocessor(const PreprocessRecipe& recipe, int threads) {
+  check(recipe, threads);
+  impl_ = std::make_unique<Impl>();
+  impl_->recipe = recipe;
+  impl_->threads = threads;
+}
+
+Preprocessor::~Preprocessor() = default;
+Preprocessor::Preprocessor(Preprocessor&&) noexcept = default;
+Preprocessor& Preprocessor::operator=(Preprocessor&&) noexcept = default;
+
+const PreprocessRecipe& Preprocessor::recipe() const noexcept { return impl_->recipe; }
+
+void Preprocessor::run(const Frame& frame, float* out) {
+  frame.validate();
+  Impl& impl = *impl_;
+  impl.plan(frame);
+  const int chunks = (impl.recipe.height + kRowsPerChunk - 1) / kRowsPerChunk;
+  impl.pool->run(chunks, [&](int chunk, int worker) {
+    const int begin = chunk * kRowsPerChunk;
+    impl.rows(frame, out, begin, std::min(begin + kRowsPerChunk, impl.recipe.height), worker);
+  });
+}
+
+}  // namespace agp_edge
