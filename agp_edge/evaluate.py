@@ -230,7 +230,7 @@ def _mask_on_map(sample: Sample, frame_shape: tuple[int, ...], result: Result) -
     view = read_mask(sample, (rows, columns))[y : y + roi_height, x : x + roi_width]
     down = ((np.arange(height) + 0.5) * roi_height / height).astype(np.intp)
     across = ((np.arange(width) + 0.5) * roi_width / width).astype(np.intp)
-    return view.take(down, axis=0).take(across, axis=1)
+    return np.asarray(view[down[:, None], across[None, :]], np.bool_)
 
 
 def _metrics(
