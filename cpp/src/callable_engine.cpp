@@ -32,7 +32,8 @@ void CallableEngine::enqueue(Stream stream, const void* const* in, void* const* 
   if (function_(user_, stream, in, out, sentence.data(), sentence.size()) == 0) return;
   sentence.back() = '\0';
   const std::string text = sentence.data();
-  throw ModelError("the engine '" + name_ + "' failed: " + (text.empty() ? "no reason given" : text));
+  throw ModelError("the engine '" + name_ +
+                   "' failed: " + (text.empty() ? "no reason given" : text));
 }
 
 }  // namespace agp_edge
