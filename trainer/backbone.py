@@ -1,4 +1,4 @@
-"""The frozen backbone: reads a normalised image (B, 3, H, W), gives feature maps of several layers."""
+"""The frozen backbone: normalised image (B, 3, H, W) -> feature maps of several layers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ class Backbone(nn.Module):
     layers: tuple[int, ...]  # indices of timm's feature_info
     channels: tuple[int, ...]  # of each layer
     strides: tuple[int, ...]  # pixels between the values of each layer
+    model: Any  # timm's; its methods are not typed
 
-    def __init__(self, model: nn.Module, name: str, layers: tuple[int, ...] = ()) -> None:
+    def __init__(self, model: Any, name: str, layers: tuple[int, ...] = ()) -> None:
         """Takes over `model`, a full timm model, and cuts it.
 
         Args:
@@ -48,8 +49,8 @@ class Backbone(nn.Module):
         outside = [layer for layer in self.layers if not 0 <= layer < len(info)]
         if outside or list(self.layers) != sorted(set(self.layers)):
             raise ModelError(
-                f"backbone '{name}' has the layers 0 to {len(info) - 1}; got {self.layers}, expected "
-                "different ones in rising order"
+                f"backbone '{name}' has the layers 0 to {len(info) - 1}; got {self.layers}, "
+                "expected different ones in rising order"
             )
         self.channels = tuple(int(info[layer]["num_chs"]) for layer in self.layers)
         self.strides = tuple(int(info[layer]["reduction"]) for layer in self.layers)
@@ -111,13 +112,13 @@ def _default_layers(info: list[dict[str, Any]]) -> tuple[int, ...]:
 
 
 @contextmanager
-def _recorded_attention(model: nn.Module) -> Iterator[list[Tensor]]:
+def _recorded_attention(model: Any) -> Iterator[list[Tensor]]:
     """Records softmax attention (B, heads, T, T) of every block that runs inside.
 
     timm's fused attention never has the matrix; with it off, the matrix passes `attn_drop`.
     """
     maps: list[Tensor] = []
-    fused: list[tuple[nn.Module, bool]] = []
+    fused: list[tuple[Any, bool]] = []
     handles = []
     for module in model.modules():
         if isinstance(getattr(module, "attn_drop", None), nn.Module):

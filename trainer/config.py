@@ -1,4 +1,4 @@
-"""Every hyperparameter, its unit and where its value comes from; read by all stages, written nowhere.
+"""Every hyperparameter, its unit and where its value comes from; all stages read them.
 
 Sources: "paper" is arXiv 2408.07490 as far as it is documented; "neighbour" is ViTAD
 (arXiv 2312.07495), the nearest public method; "ours" was chosen on good images and may be changed
@@ -12,7 +12,13 @@ from typing import Any, TypeVar
 
 from agp_edge.errors import ModelError
 
-__all__ = ["ModelConfig", "TrainConfig", "config_from_dict", "config_to_dict"]
+__all__ = [
+    "ModelConfig",
+    "TrainConfig",
+    "check_train_config",
+    "config_from_dict",
+    "config_to_dict",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,41 @@ class TrainConfig:
     image_share: float = 0.5  # share of the image under noise at the last epoch; unknown
     hard_share: float = 1.0  # share of tokens, worst first, that the loss counts; paper: all
     cache_gb: float = 8.0  # most disk that cached features may take; 0: no cache
+
+
+def check_train_config(config: TrainConfig) -> None:
+    """Refuses values that no training can have; the model's parts check their own.
+
+    Raises:
+        ModelError: names the setting, its value and what was expected.
+    """
+    for name in ("hold_out", "false_reject"):
+        if not 0.0 < getattr(config, name) < 1.0:
+            raise ModelError(f"{name} is {getattr(config, name)}; expected a share between 0 and 1")
+    for name in ("epochs", "batch"):
+        if getattr(config, name) < 1:
+            raise ModelError(f"{name} is {getattr(config, name)}; expected at least 1")
+    for name in ("learning_rate", "clip"):
+        if not getattr(config, name) > 0.0:
+            raise ModelError(f"{name} is {getattr(config, name)}; expected more than 0")
+    for name in (
+        "weight_decay",
+        "patience",
+        "alpha",
+        "beta",
+        "image_noise_std",
+        "cache_gb",
+        "seed",
+    ):
+        if not getattr(config, name) >= 0:
+            raise ModelError(f"{name} is {getattr(config, name)}; expected 0 or more")
+    for name in ("warmup", "momentum", "image_share", "hard_share"):
+        if not 0.0 <= getattr(config, name) <= 1.0:
+            raise ModelError(f"{name} is {getattr(config, name)}; expected 0 to 1")
+    if config.perturbation not in ("attention", "uniform", "none"):
+        raise ModelError(
+            f"perturbation is '{config.perturbation}'; expected attention, uniform or none"
+        )
 
 
 _Config = TypeVar("_Config", ModelConfig, TrainConfig)

@@ -71,7 +71,7 @@ class FeatureExtractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images (B, 3, H, W) -> tokens fp16 (B, N, C) and masks fp16 (B, N), on the CPU.
+        """Normalised images (B, 3, H, W) -> fp16 tokens (B, N, C) and masks (B, N), on the CPU.
 
         Raises:
             ModelError: the backbone has no attention to be the prior, or a feature is not finite
@@ -131,7 +131,7 @@ class ComputedFeatures:
 
 
 class CachedFeatures:
-    """Features in a memory-mapped file, fp16 (n, N, C + 1): tokens and the prior as last channel."""
+    """Features in a memory-mapped file, fp16 (n, N, C + 1): tokens, and the prior at the end."""
 
     def __init__(self, array: NDArray[np.float16]) -> None:
         """Reads from `array`."""

@@ -24,7 +24,7 @@ class AgpNet(nn.Module):
     """Frozen backbone, fusion, whitening and the reconstruction branch."""
 
     decoder: TransformerDecoder | MlpDecoder
-    whitening: Whitening | nn.Identity
+    whitening: Whitening | None
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         """Builds the trained part round a backbone.
@@ -52,11 +52,9 @@ class AgpNet(nn.Module):
             fuse=config.fuse,
         )
         channels = self.fusion.channels
-        if config.whiten:
-            self.whitening = Whitening(channels, config.components)
+        self.whitening = Whitening(channels, config.components) if config.whiten else None
+        if self.whitening is not None:
             channels = self.whitening.channels
-        else:
-            self.whitening = nn.Identity()
         self.channels = channels  # of the target
         if config.decoder == "transformer":
             self.decoder = TransformerDecoder(
@@ -86,8 +84,11 @@ class AgpNet(nn.Module):
 
     def target(self, image: Tensor) -> Tensor:
         """Tokens (B, N, C) to be reconstructed."""
-        tokens: Tensor = self.whitening(self.fusion(self.backbone(image)))
-        return tokens
+        return self.whitened(self.fusion(self.backbone(image)))
+
+    def whitened(self, tokens: Tensor) -> Tensor:
+        """Fused tokens (B, N, fusion.channels) -> target (B, N, C)."""
+        return tokens if self.whitening is None else self.whitening(tokens)
 
     def distance(self, target: Tensor, reconstructed: Tensor) -> Tensor:
         """Per-token distance (B, N) of tokens (B, N, C).
