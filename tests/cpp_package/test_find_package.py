@@ -76,7 +76,7 @@ def program(prefix: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """distance = |convolution|, (1, 3, 64, 64) -> (1, 1, 8, 8); threshold 2.0."""
+    """distance = |convolution|, (1, 3, 64, 64) -> (1, 1, 8, 8); threshold 0.5."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -87,7 +87,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         output=OutputSpec(name="distance", height=SIZE // STRIDE, width=SIZE // STRIDE),
         postprocess=PostprocessSpec(sigma=3.0, score="top_mean", top_share=0.02),
         threshold=ThresholdSpec(
-            value=2.0, method="test", false_reject=0.05, n=20, unit="images", mask_value=None
+            value=0.5, method="test", false_reject=0.05, n=20, unit="images", mask_value=None
         ),
     )
     weights = np.random.default_rng(0).normal(0, 0.1, (1, 3, STRIDE, STRIDE)).astype(np.float32)
