@@ -98,7 +98,7 @@ def run_demo(
 
     say("\n3. Model files")
     model = root / "model.onnx"
-    _export(run, model, say)
+    _export(run, model, progress, say)
     plan = _compile(model, root / "model.plan", progress, say)
 
     say("\n4. Unseen cells")
@@ -204,10 +204,10 @@ def _train(
     return Path(result.folder)
 
 
-def _export(run: Path, model: Path, say: Callable[[str], None]) -> None:
+def _export(run: Path, model: Path, progress: bool, say: Callable[[str], None]) -> None:
     from agp_edge.trainer.export import onnx_from_checkpoint  # noqa: PLC0415  (torch)
 
-    result = onnx_from_checkpoint(run, model, progress=False)
+    result = onnx_from_checkpoint(run, model, progress=progress)
     say(f"{model}: {model.stat().st_size / 1e6:.1f} MB, compared with torch on {result.parity}")
     promise = result.manifest.threshold
     if promise is not None:

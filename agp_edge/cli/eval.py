@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         engine=args.engine,
         threads=args.threads,
-        progress=True,
+        progress=sys.stderr.isatty(),
     )
     for line in evaluation_lines(evaluation):
         print(line)
