@@ -123,6 +123,7 @@ def _verdict_lines(evaluation: Evaluation) -> list[str]:
         f"at the model's threshold {evaluation.threshold:.6g}:",
         f"  {found} of {defective} defective found ({found / defective:.1%})",
         f"  {rejected} of {good} good rejected ({by_part}{rejected_parts / parts:.1%}, 95 %"
-        f" interval {low:.1%} to {high:.1%}); promised {promise['false_reject']:.1%} of {promise['unit']} on"
-        f" average, from {promise['n']} held-out ones",
+        f" interval {low:.1%} to {high:.1%}); promised"
+        f" {promise['false_reject']:.1%} of {promise['unit']} on average, from {promise['n']}"
+        " held-out ones",
     ]
