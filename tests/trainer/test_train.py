@@ -108,6 +108,7 @@ def test_stopped_run_resumes_to_the_same_weights(small, images, tmp_path, monkey
         small.run(images, tmp_path / "halves", config=config)
     monkeypatch.undo()
     assert len(log_of(tmp_path / "halves")) == 2
+    assert load_model(tmp_path / "halves")[1].finished  # could be exported as it is
     result = small.run(images, tmp_path / "halves", config=config, resume=True)
     assert result.epochs == 4
     assert_same_weights(tmp_path / "whole", tmp_path / "halves")
