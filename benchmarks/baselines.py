@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from agp_edge.trainer.checkpoint import Checkpoint, load_model
-from agp_edge.trainer.data import ImageReader
-from agp_edge.trainer.model import AgpNet
-from agp_edge.trainer.position import PositionScale
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from agp_edge import _core
+from agp_edge.trainer.checkpoint import Checkpoint, load_model
+from agp_edge.trainer.data import ImageReader
+from agp_edge.trainer.model import AgpNet
+from agp_edge.trainer.position import PositionScale
 
 # Distance maps (B, gh, gw) of tokens before whitening (B, N, C).
 Distance = Callable[[Tensor], Tensor]

@@ -27,9 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from agp_edge.trainer.config import ModelConfig, TrainConfig, config_to_dict
-from agp_edge.trainer.export import onnx_from_checkpoint
-from agp_edge.trainer.train import train
 from baselines import Scores, baseline_scores
 from numpy.typing import NDArray
 from provenance import write_result
@@ -48,6 +45,9 @@ from agp_edge.metrics import (
     image_auroc_interval,
     pixel_auroc,
 )
+from agp_edge.trainer.config import ModelConfig, TrainConfig, config_to_dict
+from agp_edge.trainer.export import onnx_from_checkpoint
+from agp_edge.trainer.train import train
 
 ROOT = Path(__file__).parents[1]
 NAMES = {"tiles": "magnetic tiles", "mono": "solar cells, mono", "poly": "solar cells, poly"}
