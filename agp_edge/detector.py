@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,7 +74,7 @@ class Detector:
         from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
 
         self._source = os.fspath(path)
-        self._bits = _output_bits(outputs)
+        bits = _output_bits(outputs)
         text = _core.read_manifest_json(self._source)
         _core.check_manifest_json(text, self._source)
         self._manifest: dict[str, Any] = json.loads(text)
@@ -88,11 +89,10 @@ class Detector:
             mask_threshold=None,
             roi=roi,
             min_area=min_area,
-            outputs=self._bits,
+            outputs=bits,
             threads=threads,
         )
         self._roi = _roi_in_use(roi, self._manifest)
-        self._mask_threshold = _mask_threshold_in_use(threshold, self._manifest)
 
     def score(self, frame: NDArray[np.uint8], *, format: str | None = None) -> Result:
         """The verdict on one frame; blocks until it is there.
@@ -109,10 +109,37 @@ class Detector:
             ModelError: the model's output is not finite, or its engine failed.
             Error: the detector is closed.
         """
+        detector = self._open()
         pixels = _as_array(frame)
-        native = self._open().score(pixels, format)
-        roi = self._roi or (0, 0, pixels.shape[1], pixels.shape[0])
-        return self._result(native, roi)
+        native = detector.score(pixels, format)
+        regions = tuple(
+            Region(
+                box=region.box,
+                area=region.area,
+                frame_area=region.frame_area,
+                peak=region.peak,
+                peak_position=region.peak_position,
+            )
+            for region in native.regions
+        )
+        latency = native.latency
+        return Result(
+            score=native.score,
+            is_anomalous=native.is_anomalous,
+            threshold=native.threshold,
+            mask_threshold=detector.mask_threshold,
+            p_value=None,
+            anomaly_map=native.anomaly_map,
+            mask=None if native.mask is None else native.mask.view(np.bool_),
+            regions=regions,
+            roi=self._roi or (0, 0, pixels.shape[1], pixels.shape[0]),
+            latency=Latency(
+                preprocess_ms=latency.preprocess_ms,
+                execute_ms=latency.execute_ms,
+                postprocess_ms=latency.postprocess_ms,
+                total_ms=latency.total_ms,
+            ),
+        )
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -166,36 +193,6 @@ class Detector:
         frame = self_test_frame(self._manifest, self._manifest["self_test"]["seed"])
         check_self_test(self._manifest, native.score(frame).score, self._source)
 
-    def _result(self, native: _core.NativeResult, roi: tuple[int, int, int, int]) -> Result:
-        regions = tuple(
-            Region(
-                box=region.box,
-                area=region.area,
-                frame_area=region.frame_area,
-                peak=region.peak,
-                peak_position=region.peak_position,
-            )
-            for region in native.regions
-        )
-        latency = native.latency
-        return Result(
-            score=native.score,
-            is_anomalous=native.is_anomalous,
-            threshold=native.threshold,
-            mask_threshold=self._mask_threshold,
-            p_value=None,
-            anomaly_map=native.anomaly_map if self._bits & OUTPUT_BITS["map"] else None,
-            mask=native.mask.view(np.bool_) if self._bits & OUTPUT_BITS["mask"] else None,
-            regions=regions,
-            roi=roi,
-            latency=Latency(
-                preprocess_ms=latency.preprocess_ms,
-                execute_ms=latency.execute_ms,
-                postprocess_ms=latency.postprocess_ms,
-                total_ms=latency.total_ms,
-            ),
-        )
-
 
 def _output_bits(outputs: Iterable[str]) -> int:
     names = {outputs} if isinstance(outputs, str) else set(outputs)
@@ -208,6 +205,8 @@ def _output_bits(outputs: Iterable[str]) -> int:
 def _as_array(frame: object) -> NDArray[Any]:
     if isinstance(frame, np.ndarray):
         return frame
+    with suppress(TypeError):
+        return np.asarray(memoryview(frame))  # type: ignore[arg-type]  # asks the buffer protocol
     raise FrameError(
         f"the frame is a {type(frame).__module__}.{type(frame).__qualname__}, expected a NumPy "
         "array, uint8 (H, W, 3) BGR or (H, W) mono: convert it with np.asarray(frame) and name "
@@ -223,11 +222,3 @@ def _roi_in_use(
         return None
     x, y, width, height = chosen
     return int(x), int(y), int(width), int(height)
-
-
-def _mask_threshold_in_use(threshold: float | None, manifest: dict[str, Any]) -> float:
-    if threshold is not None:
-        return float(threshold)
-    default = manifest["threshold"]
-    mask_value = default.get("mask_value")
-    return float(default["value"] if mask_value is None else mask_value)

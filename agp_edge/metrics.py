@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agp_edge.dependencies import require
 from agp_edge.errors import DataError
 
 if TYPE_CHECKING:
@@ -46,11 +47,10 @@ def image_auroc(defective: ArrayLike, scores: ArrayLike) -> float:
 
     Raises:
         DataError: one class is missing, or a score is not finite.
+        DependencyError: scikit-learn is not installed.
     """
-    from sklearn.metrics import roc_auc_score  # noqa: PLC0415
-
     labels, values = _checked(defective, scores)
-    return float(roc_auc_score(labels, values))
+    return float(require("sklearn.metrics").roc_auc_score(labels, values))
 
 
 def average_precision(defective: ArrayLike, scores: ArrayLike) -> float:
@@ -58,10 +58,8 @@ def average_precision(defective: ArrayLike, scores: ArrayLike) -> float:
 
     Args and errors as in `image_auroc`. The value of a guess is the share of defective images.
     """
-    from sklearn.metrics import average_precision_score  # noqa: PLC0415
-
     labels, values = _checked(defective, scores)
-    return float(average_precision_score(labels, values))
+    return float(require("sklearn.metrics").average_precision_score(labels, values))
 
 
 def f1_max(defective: ArrayLike, scores: ArrayLike) -> float:
@@ -70,10 +68,8 @@ def f1_max(defective: ArrayLike, scores: ArrayLike) -> float:
     Args and errors as in `image_auroc`. The threshold is chosen on the test images themselves: an
     upper bound for comparison with other tables, not what a line will see.
     """
-    from sklearn.metrics import precision_recall_curve  # noqa: PLC0415
-
     labels, values = _checked(defective, scores)
-    precision, recall, _ = precision_recall_curve(labels, values)
+    precision, recall, _ = require("sklearn.metrics").precision_recall_curve(labels, values)
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
     return float(f1.max())
@@ -172,8 +168,7 @@ class PixelScores:
             DataError: a map holds a value that is not finite.
             ValueError: shapes or counts differ.
         """
-        from scipy.ndimage import label  # noqa: PLC0415
-
+        label = require("scipy.ndimage").label
         if len(maps) != len(masks):
             raise ValueError(f"{len(maps)} maps given with {len(masks)} masks")
         normal: list[NDArray[np.float32]] = []
@@ -256,10 +251,8 @@ def pixel_auroc(pixels: PixelScores) -> float:
     Raises:
         DataError: there is no defective or no defect-free pixel.
     """
-    from sklearn.metrics import auc  # noqa: PLC0415
-
     rates, shares = pixels.curve(np.ones(len(pixels.defective)))
-    return float(auc(rates, shares))
+    return float(require("sklearn.metrics").auc(rates, shares))
 
 
 def aupro(pixels: PixelScores, limit: float = AUPRO_LIMIT) -> float:

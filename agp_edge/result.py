@@ -76,7 +76,7 @@ class Result:
     """Share of good parts that score at least as high, (0, 1]; None without a calibration tail."""
 
     anomaly_map: NDArray[np.float32] | None
-    """float32 (map height, map width), raw distances, covers `roi`; None if it was not asked for."""
+    """float32 (map height, map width), raw, covers `roi`; None if it was not asked for."""
 
     mask: NDArray[np.bool_] | None
     """bool, of the map's shape; None if it was not asked for."""

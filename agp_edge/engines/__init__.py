@@ -15,7 +15,7 @@ __all__ = ["ENGINES", "is_plan", "open_engine"]
 ENGINES = ("onnxruntime", "openvino", "tensorrt")
 
 # First bytes of a plan of TensorRT and of TensorRT for RTX.
-PLAN_MAGIC = (b"ftrt", b"rtrt")
+PLAN_MAGIC = (b"ftrt", b"vtrt")
 PLAN_SUFFIXES = (".plan", ".engine", ".trt")
 
 
@@ -80,10 +80,11 @@ def _open_onnx(path: str, *, device: str, engine: str | None, threads: int) -> _
     try:
         return onnxruntime.open_onnx(path, threads=threads)
     except DependencyError as missing:
-        if not openvino.is_available():
+        try:
+            return openvino.open_onnx(path, threads=threads)
+        except DependencyError:
             raise DependencyError(
                 f"no engine that runs '{path}' on a CPU is installed: "
                 "install one with `pip install 'agp-edge[cpu]'` (ONNX Runtime) or "
                 "`pip install 'agp-edge[openvino]'`"
             ) from missing
-        return openvino.open_onnx(path, threads=threads)

@@ -11,22 +11,7 @@ from agp_edge.errors import DependencyError
 if TYPE_CHECKING:
     from agp_edge import _core
 
-__all__ = ["is_available", "library_folder", "open_onnx"]
-
-
-def library_folder() -> Path | None:
-    """Where the wheel keeps libopenvino_c; None when the package is not installed."""
-    spec = importlib.util.find_spec("openvino")  # finds it without importing it
-    if spec is None or spec.origin is None:
-        return None
-    return Path(spec.origin).parent / "libs"
-
-
-def is_available() -> bool:
-    """Whether this build has the engine and the wheel is installed."""
-    from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
-
-    return _core.has_openvino() and library_folder() is not None
+__all__ = ["library_folder", "open_onnx"]
 
 
 def open_onnx(path: str, *, threads: int = 0) -> _core.Engine:
@@ -42,16 +27,27 @@ def open_onnx(path: str, *, threads: int = 0) -> _core.Engine:
     """
     from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
 
+    return _core.open_openvino(path, library_folder=str(library_folder()), threads=threads)
+
+
+def library_folder() -> Path:
+    """Where the wheel keeps libopenvino_c; the package is looked up, not imported.
+
+    Raises:
+        DependencyError: the engine is not in this build, or the package is not installed.
+    """
+    from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
+
     if not _core.has_openvino():
         raise DependencyError(
             "this build of agp_edge has no OpenVINO engine, because OpenVINO's headers were not "
-            "there when it was compiled: use engine='onnxruntime', or install agp_edge again with "
-            "the openvino wheel present"
+            "there when it was compiled: use ONNX Runtime (`pip install 'agp-edge[cpu]'`), or "
+            "install agp_edge again with the openvino wheel present"
         )
-    folder = library_folder()
-    if folder is None:
+    spec = importlib.util.find_spec("openvino")
+    if spec is None or spec.origin is None:
         raise DependencyError(
             "the Python package 'openvino' is needed here and is not installed: "
             "install it with `pip install 'agp-edge[openvino]'`"
         )
-    return _core.open_openvino(path, library_folder=str(folder), threads=threads)
+    return Path(spec.origin).parent / "libs"

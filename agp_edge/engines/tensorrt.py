@@ -7,8 +7,11 @@ the CUDA driver is asked first.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
-from typing import TYPE_CHECKING
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from agp_edge.errors import DependencyError, DeviceError
 from agp_edge.gpu import find_gpus
@@ -16,20 +19,63 @@ from agp_edge.gpu import find_gpus
 if TYPE_CHECKING:
     from agp_edge import _core
 
-__all__ = ["MODULES", "installed_modules", "open_plan"]
+__all__ = ["FLAVOURS", "Flavour", "make_logger", "open_plan"]
 
-# Import names, the full runtime first; value: what it is.
-MODULES = {
-    "tensorrt": "TensorRT",
-    "tensorrt_lean": "TensorRT lean runtime",
-    "tensorrt_rtx": "TensorRT for RTX",
-    "tensorrt_rtx_bindings": "TensorRT for RTX",
+LOG = logging.getLogger("agp_edge.tensorrt")
+# Without a handler Python would print errors on stderr that reach the caller as exceptions.
+LOG.addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One product of the TensorRT family."""
+
+    name: str
+    modules: tuple[str, ...]  # import names, of which any does
+    install: str
+
+    def find_module(self) -> str | None:
+        """The import name that is installed, or None; nothing is imported."""
+        for module in self.modules:
+            if importlib.util.find_spec(module) is not None:
+                return module
+        return None
+
+    def load(self) -> Any:
+        """Import the bindings.
+
+        Raises:
+            DependencyError: not installed, or the installation does not load.
+        """
+        module = self.find_module()
+        if module is None:
+            raise DependencyError(f"{self.name} is not installed: install it with {self.install}")
+        try:
+            return importlib.import_module(module)
+        except Exception as error:  # bindings raise RuntimeError and OSError as well
+            raise DependencyError(
+                f"{self.name} is installed and does not load ({error}): install it again with "
+                f"{self.install}"
+            ) from error
+
+
+FLAVOURS = {
+    "tensorrt": Flavour(
+        "TensorRT",
+        ("tensorrt", "tensorrt_bindings"),
+        "`pip install 'agp-edge[tensorrt]'` (a Jetson has it from JetPack)",
+    ),
+    "rtx": Flavour(
+        "TensorRT for RTX",
+        ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+        "`pip install 'agp-edge[rtx]'`",
+    ),
+    "lean": Flavour(
+        "TensorRT lean runtime",
+        ("tensorrt_lean", "tensorrt_lean_bindings"),
+        "`pip install tensorrt-lean-cu13-bindings tensorrt-lean-cu13-libs`",
+    ),
 }
-
-
-def installed_modules() -> list[str]:
-    """The import names of `MODULES` that are installed; nothing is imported."""
-    return [name for name in MODULES if importlib.util.find_spec(name) is not None]
 
 
 def open_plan(path: str) -> _core.Engine:
@@ -39,12 +85,11 @@ def open_plan(path: str) -> _core.Engine:
         DependencyError: no TensorRT package is installed, or this version cannot run plans yet.
         DeviceError: no NVIDIA GPU.
     """
-    modules = installed_modules()
-    if not modules:
+    if not any(flavour.find_module() for flavour in FLAVOURS.values()):
         raise DependencyError(
             f"'{path}' is a TensorRT plan and no TensorRT is installed: install it with "
-            "`pip install 'agp-edge[tensorrt]'` (for an RTX desktop GPU `pip install "
-            "'agp-edge[rtx]'`; a Jetson has it from JetPack), or open the .onnx file on the CPU"
+            f"{FLAVOURS['tensorrt'].install}, or {FLAVOURS['rtx'].install} for an RTX desktop GPU, "
+            "or open the .onnx file on the CPU"
         )
     try:
         find_gpus()
@@ -54,3 +99,35 @@ def open_plan(path: str) -> _core.Engine:
         f"'{path}' is a TensorRT plan, and this version of agp_edge has no TensorRT engine: "
         "open the .onnx file on the CPU"
     )
+
+
+def make_logger(trt: Any) -> Any:
+    """A TensorRT logger that hands its messages to `logging` and remembers the last error.
+
+    Args:
+        trt: the bindings' module.
+
+    Returns:
+        An ILogger with the attribute `last_error: str`, empty while there was none.
+    """
+    severities = trt.ILogger.Severity
+    levels = {
+        severities.INTERNAL_ERROR: logging.ERROR,
+        severities.ERROR: logging.ERROR,
+        severities.WARNING: logging.WARNING,
+        severities.INFO: logging.INFO,
+        severities.VERBOSE: logging.DEBUG,
+    }
+
+    class Logger(trt.ILogger):  # type: ignore[misc]  # its base exists only where TensorRT does
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last_error = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            level = levels.get(severity, logging.DEBUG)
+            if level == logging.ERROR:
+                self.last_error = message
+            LOG.log(level, "%s", message)
+
+    return Logger()

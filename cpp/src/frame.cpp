@@ -30,8 +30,9 @@ PixelFormat pixel_format_from(const std::string& name) {
 
 void Frame::validate() const {
   if (height <= 0 || width <= 0) {
-    throw FrameError("the frame is " + std::to_string(width) + " x " + std::to_string(height) +
-                     " pixels; expected both sides to be at least 1: check the camera's image size");
+    throw FrameError(
+        "the frame is " + std::to_string(width) + " x " + std::to_string(height) +
+        " pixels; expected both sides to be at least 1: check the camera's image size");
   }
   if (data == nullptr) {
     throw FrameError("the frame of " + std::to_string(width) + " x " + std::to_string(height) +

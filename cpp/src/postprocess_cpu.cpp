@@ -1,5 +1,3 @@
-#include "agp_edge/postprocess.hpp"
-
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -10,6 +8,7 @@
 #include <vector>
 
 #include "agp_edge/error.hpp"
+#include "agp_edge/postprocess.hpp"
 #include "regions.hpp"
 #include "resize_weights.hpp"
 #include "simd.hpp"
@@ -80,10 +79,9 @@ void Postprocessor::Impl::check_finite(const float* grid) const {
   std::size_t bad = 0;
   for (std::size_t i = 0; i < size; ++i) bad += std::isfinite(grid[i]) ? 0 : 1;
   if (bad == 0) return;
-  throw ModelError("the model's output holds " + std::to_string(bad) + " values of " +
-                   std::to_string(size) +
-                   " that are not finite (NaN or infinity); expected finite distances: export the "
-                   "model again, and build it with fp32 if fp16 overflows");
+  throw ModelError("in the model's output, " + std::to_string(bad) + " of " + std::to_string(size) +
+                   " values are not finite (NaN or infinity); expected finite distances: export "
+                   "the model again, and build it with fp32 if fp16 overflows");
 }
 
 float Postprocessor::Impl::fill_map(const float* grid, float* values) {
@@ -114,9 +112,9 @@ float Postprocessor::Impl::fill_map(const float* grid, float* values) {
 float Postprocessor::Impl::top_mean(const float* values) {
   const std::size_t size = sorted.size();
   const std::size_t count = std::clamp<std::size_t>(
-      static_cast<std::size_t>(std::llround(static_cast<double>(recipe.top_share) *
-                                            static_cast<double>(size))), 1,
-      size);
+      static_cast<std::size_t>(
+          std::llround(static_cast<double>(recipe.top_share) * static_cast<double>(size))),
+      1, size);
   std::copy(values, values + size, sorted.begin());
   std::nth_element(sorted.begin(), sorted.begin() + static_cast<std::ptrdiff_t>(count - 1),
                    sorted.end(), std::greater<float>());

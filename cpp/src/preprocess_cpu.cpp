@@ -1,5 +1,3 @@
-#include "agp_edge/preprocess.hpp"
-
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -8,6 +6,7 @@
 #include <vector>
 
 #include "agp_edge/error.hpp"
+#include "agp_edge/preprocess.hpp"
 #include "resample_cpu.hpp"
 #include "resize_weights.hpp"
 #include "thread_pool.hpp"
@@ -119,8 +118,7 @@ void Preprocessor::Impl::plan(const Frame& frame) {
   const std::size_t row_bytes = static_cast<std::size_t>(view.width) * frame_channels;
   int wanted = threads;
   if (wanted == 0) {
-    const std::size_t useful =
-        row_bytes * static_cast<std::size_t>(view.height) / kBytesPerThread;
+    const std::size_t useful = row_bytes * static_cast<std::size_t>(view.height) / kBytesPerThread;
     wanted = static_cast<int>(std::clamp<std::size_t>(
         useful, 1, static_cast<std::size_t>(std::min(usable_cores(), kMaxThreads))));
   }
@@ -148,8 +146,8 @@ void Preprocessor::Impl::rows(const Frame& frame, float* out, int begin, int end
                               horizontal.output};
 
   // Channel c of the line goes to plane target[c].
-  const bool swap = channels == 3 && (frame.format == PixelFormat::kRgb8) !=
-                                         (recipe.channels == ChannelOrder::kRgb);
+  const bool swap = channels == 3 &&
+                    (frame.format == PixelFormat::kRgb8) != (recipe.channels == ChannelOrder::kRgb);
   const int target[3] = {swap ? 2 : 0, 1, swap ? 0 : 2};
   Normalisation normal;
   for (int c = 0; c < 3; ++c) {

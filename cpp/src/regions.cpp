@@ -69,9 +69,10 @@ void RegionFinder::find(std::uint8_t* mask, const float* map, const Rect& view, 
     const int top = root(i);
     if (top == i) {
       part_of_root_[i] = part_count;
-      parts_[part_count++] = Part{run.begin, run.y, run.end, run.y + 1, 0,
-                                  map[static_cast<std::size_t>(run.y) * width_ + run.begin],
-                                  run.begin, run.y};
+      parts_[part_count++] =
+          Part{run.begin, run.y, run.end,
+               run.y + 1, 0,     map[static_cast<std::size_t>(run.y) * width_ + run.begin],
+               run.begin, run.y};
     }
     Part& part = parts_[part_of_root_[top]];
     part.left = std::min(part.left, run.begin);
@@ -96,9 +97,9 @@ void RegionFinder::find(std::uint8_t* mask, const float* map, const Rect& view, 
     Region region;
     const int left = static_cast<int>(std::floor(part.left * scale_x));
     const int top = static_cast<int>(std::floor(part.top * scale_y));
-    region.box = Rect{view.x + left, view.y + top,
-                      static_cast<int>(std::ceil(part.right * scale_x)) - left,
-                      static_cast<int>(std::ceil(part.bottom * scale_y)) - top};
+    region.box =
+        Rect{view.x + left, view.y + top, static_cast<int>(std::ceil(part.right * scale_x)) - left,
+             static_cast<int>(std::ceil(part.bottom * scale_y)) - top};
     region.area = part.area;
     region.frame_area = part.area * scale_x * scale_y;
     region.peak = part.peak;

@@ -20,7 +20,8 @@
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && \
     !defined(AGP_EDGE_SANITIZED) && !defined(AGP_EDGE_NO_CLONES)
-#define AGP_EDGE_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#define AGP_EDGE_CLONES \
+  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
 #else
 #define AGP_EDGE_CLONES
 #endif

@@ -20,13 +20,16 @@ class ThreadPool {
 
   int threads() const noexcept { return threads_; }
 
-  // Calls body(chunk, worker) for every chunk < chunks, each once, in any order; worker < threads().
-  // The body must not throw. Allocates nothing.
+  // Calls body(chunk, worker) for every chunk < chunks, each once, in any order; worker <
+  // threads(). The body must not throw. Allocates nothing.
   template <typename Body>
   void run(int chunks, Body&& body) {
-    run_erased(chunks, [](void* erased, int chunk, int worker) noexcept {
-      (*static_cast<std::remove_reference_t<Body>*>(erased))(chunk, worker);
-    }, &body);
+    run_erased(
+        chunks,
+        [](void* erased, int chunk, int worker) noexcept {
+          (*static_cast<std::remove_reference_t<Body>*>(erased))(chunk, worker);
+        },
+        &body);
   }
 
  private:

@@ -64,41 +64,40 @@ inline int run(int argc, char** argv) {
 
 }  // namespace check
 
-#define TEST(name)                                              \
-  static void name();                                           \
+#define TEST(name)                                                 \
+  static void name();                                              \
   static const check::Registration registered_##name(#name, name); \
   static void name()
 
 #define CHECK_MAIN() \
   int main(int argc, char** argv) { return check::run(argc, argv); }
 
-#define CHECK(condition)                                                     \
-  do {                                                                       \
+#define CHECK(condition)                                                        \
+  do {                                                                          \
     if (!(condition)) check::fail(__FILE__, __LINE__, "CHECK(" #condition ")"); \
   } while (false)
 
-#define CHECK_NEAR(a, b, tolerance)                                                    \
-  do {                                                                                 \
-    const double check_a = (a), check_b = (b);                                         \
-    if (!(std::abs(check_a - check_b) <= (tolerance)))                                 \
-      check::fail(__FILE__, __LINE__, "CHECK_NEAR(" #a ", " #b "): " +                 \
-                                          std::to_string(check_a) + " against " +      \
-                                          std::to_string(check_b));                    \
+#define CHECK_NEAR(a, b, tolerance)                                                        \
+  do {                                                                                     \
+    const double check_a = (a), check_b = (b);                                             \
+    if (!(std::abs(check_a - check_b) <= (tolerance)))                                     \
+      check::fail(__FILE__, __LINE__,                                                      \
+                  "CHECK_NEAR(" #a ", " #b "): " + std::to_string(check_a) + " against " + \
+                      std::to_string(check_b));                                            \
   } while (false)
 
 // `part` has to be in the message of the exception; the type has to match exactly or by base.
-#define CHECK_THROWS(expression, Type, part)                                               \
-  do {                                                                                     \
-    bool check_threw = false;                                                              \
-    try {                                                                                  \
-      static_cast<void>(expression);                                                       \
-    } catch (const Type& check_error) {                                                    \
-      check_threw = true;                                                                  \
-      if (std::string(check_error.what()).find(part) == std::string::npos)                 \
-        check::fail(__FILE__, __LINE__, std::string("CHECK_THROWS(" #expression "): \"") + \
-                                            (part) + "\" is not in \"" +                   \
-                                            check_error.what() + "\"");                    \
-    }                                                                                      \
-    if (!check_threw)                                                                      \
-      check::fail(__FILE__, __LINE__, "CHECK_THROWS(" #expression "): no " #Type);         \
+#define CHECK_THROWS(expression, Type, part)                                                       \
+  do {                                                                                             \
+    bool check_threw = false;                                                                      \
+    try {                                                                                          \
+      static_cast<void>(expression);                                                               \
+    } catch (const Type& check_error) {                                                            \
+      check_threw = true;                                                                          \
+      if (std::string(check_error.what()).find(part) == std::string::npos)                         \
+        check::fail(__FILE__, __LINE__,                                                            \
+                    std::string("CHECK_THROWS(" #expression "): \"") + (part) +                    \
+                        "\" is not in \"" + check_error.what() + "\"");                            \
+    }                                                                                              \
+    if (!check_threw) check::fail(__FILE__, __LINE__, "CHECK_THROWS(" #expression "): no " #Type); \
   } while (false)

@@ -23,6 +23,7 @@ enum class ResizeRule : std::uint8_t { kAntialias, kArea };
 enum class ChannelOrder : std::uint8_t { kRgb, kBgr };
 
 const char* to_string(ResizeRule rule) noexcept;
+const char* to_string(ChannelOrder order) noexcept;
 ResizeRule resize_rule_from(const std::string& name);        // "antialias", "area"
 ChannelOrder channel_order_from(const std::string& name);    // "rgb", "bgr"
 

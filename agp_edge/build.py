@@ -1,0 +1,322 @@
+"""Compile a plan: reads model.onnx, writes engine.plan with the same manifest as its name.
+
+The precision is the graph's own (strongly typed networks), so the same file compiles with every
+TensorRT from 10.3 on and with TensorRT for RTX, which needs no GPU for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agp_edge.engines import is_plan
+from agp_edge.engines.tensorrt import FLAVOURS, make_logger
+from agp_edge.errors import DependencyError, DeviceError, Error, ModelError
+from agp_edge.files import write_aside
+from agp_edge.gpu import find_gpus
+from agp_edge.manifest import MANIFEST_LIMIT, read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["BACKENDS", "RTX_TARGETS", "BuildReport", "plan_from_onnx"]
+
+BACKENDS = ("auto", "tensorrt", "rtx")
+# Compute capabilities that TensorRT for RTX documents: Turing, Ampere, Ada, Blackwell desktops.
+# All four cost 9 % more bytes than one on a small model.
+RTX_TARGETS = (75, 86, 89, 120)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport:
+    """What was compiled, and how large it came out."""
+
+    path: str
+    """The plan."""
+
+    backend: str
+    """Compiler and version, e.g. "TensorRT for RTX 1.7.1.116"."""
+
+    targets: tuple[str, ...]
+    """Compute capabilities that it runs on, e.g. ("8.6", "8.9")."""
+
+    seconds: float
+    """Compile time: parsing and building."""
+
+    plan_bytes: int
+    """Size of the plan."""
+
+    weights: int
+    """Weights of the network before the compiler folded them."""
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """plan_bytes / weights: near 4 says FP32, near 2 FP16, near 1 INT8, for large models."""
+        return self.plan_bytes / max(1, self.weights)
+
+
+def plan_from_onnx(
+    onnx_path: str | os.PathLike[str],
+    plan_path: str | os.PathLike[str],
+    *,
+    backend: str = "auto",
+    optimization_level: int | None = None,
+    targets: Sequence[int] = (),
+    progress: Callable[[float], None] | None = None,
+) -> BuildReport:
+    """Compile `onnx_path` into `plan_path`; an existing plan is replaced when the new one is whole.
+
+    Args:
+        onnx_path: a model made by `agp-edge export`.
+        plan_path: where the plan goes.
+        backend: "tensorrt" compiles for the GPU of this machine; "rtx" is TensorRT for RTX, which
+            needs no GPU; "auto" takes TensorRT where it and a GPU are there, else RTX.
+        optimization_level: 0 (fast to build) to 5 (searches longest); None: the compiler's own.
+        targets: compute capabilities for "rtx", e.g. (86, 89); empty: this machine's GPU, or
+            `RTX_TARGETS` where it has none that RTX knows.
+        progress: called now and then with the share done, 0 to 1, from another thread.
+
+    Raises:
+        ModelError: not an ONNX file of ours, its manifest is too long for a plan, or the compiler
+            refuses it.
+        DependencyError: no compiler is installed.
+        DeviceError: "tensorrt" without an NVIDIA GPU.
+        Error: unknown backend, or targets that it does not have.
+    """
+    source = os.fspath(onnx_path)
+    name = _plan_name(source)
+    flavour = _choose(backend)
+    if targets and flavour != "rtx":
+        raise Error(
+            "targets are for TensorRT for RTX: TensorRT compiles for this machine's GPU only; "
+            "leave them out or choose backend 'rtx'"
+        )
+    trt = FLAVOURS[flavour].load()
+    title = f"{FLAVOURS[flavour].name} {trt.__version__}"
+    manifest = json.loads(name)
+    manifest.setdefault("versions", {})[f"tensorrt{'_rtx' * (flavour == 'rtx')}"] = trt.__version__
+    name = _checked_length(_compact(manifest), source)
+
+    started = time.perf_counter()
+    logger = make_logger(trt)
+    builder = _not_null(trt.Builder(logger), "builder", title, logger)
+    network = _parse(trt, builder, logger, source, title)
+    network.name = name
+    config = _not_null(builder.create_builder_config(), "builder configuration", title, logger)
+    # TF32 keeps 10 bits of mantissa: a graph that says FP32 gets FP32.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if optimization_level is not None:
+        config.builder_optimization_level = optimization_level
+    if flavour == "rtx":
+        chosen = _set_targets(trt, config, targets)
+        # Lets the pipeline capture the engine in a CUDA graph.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    else:
+        chosen = [_dotted(*find_gpus()[0].compute_capability)]
+
+    plan = _build(trt, builder, network, config, progress)
+    if plan is None:
+        raise ModelError(
+            f"{title} cannot compile '{source}' ({logger.last_error or 'it gave no reason'})"
+        )
+    seconds = time.perf_counter() - started
+    target = Path(plan_path)
+    with write_aside(target) as aside:
+        aside.write_bytes(memoryview(plan))
+        if read_manifest(aside) != manifest:
+            raise ModelError(
+                f"{title} did not keep the manifest of '{source}' in the plan: nothing was written"
+            )
+    return BuildReport(
+        path=str(target),
+        backend=title,
+        targets=tuple(chosen),
+        seconds=seconds,
+        plan_bytes=plan.nbytes,
+        weights=_count_weights(trt, network),
+    )
+
+
+def _plan_name(source: str) -> str:
+    """The manifest as compact JSON, refused early where it cannot fit."""
+    manifest = read_manifest(source)
+    if is_plan(source):
+        raise ModelError(f"'{source}' is a plan already: pass the .onnx file that it was made from")
+    return _checked_length(_compact(manifest), source)
+
+
+def _compact(manifest: dict[str, Any]) -> str:
+    return json.dumps(manifest, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _checked_length(name: str, source: str) -> str:
+    length = len(name.encode())
+    if length > MANIFEST_LIMIT:
+        raise ModelError(
+            f"the manifest of '{source}' has {length} bytes, and a plan holds at most "
+            f"{MANIFEST_LIMIT}: shorten its class names and export the model again"
+        )
+    return name
+
+
+def _choose(backend: str) -> str:
+    """The flavour that compiles; TensorRT itself is touched only where the driver found a GPU."""
+    if backend not in BACKENDS:
+        raise Error(f"unknown backend '{backend}': expected one of {', '.join(BACKENDS)}")
+    if backend == "tensorrt":
+        if FLAVOURS["tensorrt"].find_module() is None:
+            FLAVOURS["tensorrt"].load()  # raises the sentence that says how to install it
+        find_gpus()
+        return "tensorrt"
+    if backend == "rtx":
+        return "rtx"
+    if FLAVOURS["tensorrt"].find_module() and _has_gpu():
+        return "tensorrt"
+    if FLAVOURS["rtx"].find_module():
+        return "rtx"
+    raise DependencyError(
+        "no compiler for plans can be used here: install TensorRT for RTX, which needs no GPU, "
+        f"with {FLAVOURS['rtx'].install}, or TensorRT on the machine with the GPU with "
+        f"{FLAVOURS['tensorrt'].install}"
+    )
+
+
+def _has_gpu() -> bool:
+    try:
+        return bool(find_gpus())
+    except DeviceError:
+        return False
+
+
+def _parse(trt: Any, builder: Any, logger: Any, source: str, title: str) -> Any:
+    flags = 0
+    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    if strongly_typed is not None:  # where it is gone, every network is
+        flags = 1 << int(strongly_typed)
+    network = _not_null(builder.create_network(flags), "network", title, logger)
+    parser = _not_null(trt.OnnxParser(network, logger), "ONNX parser", title, logger)
+    # From the file, not from its bytes: weights may lie beside it.
+    if not parser.parse_from_file(source):
+        reasons = [_reason(parser.get_error(index)) for index in range(parser.num_errors)]
+        raise ModelError(
+            f"{title} cannot read '{source}': {'; '.join(reasons) or logger.last_error}; "
+            "export the model with operators that it supports"
+        )
+    return network
+
+
+def _reason(error: Any) -> str:
+    text = f"{str(error.code()).rpartition('.')[2]}, {error.desc()}"
+    if error.node() < 0:
+        return text
+    return f"node {error.node()} '{error.node_name()}' ({error.node_operator()}): {text}"
+
+
+def _set_targets(trt: Any, config: Any, targets: Sequence[int]) -> list[str]:
+    known = {
+        int(name[2:]): value
+        for name, value in trt.ComputeCapability.__members__.items()
+        if name.startswith("SM")
+    }
+    chosen = list(targets)
+    if not chosen and _has_gpu():
+        major, minor = find_gpus()[0].compute_capability
+        chosen = [10 * major + minor] if 10 * major + minor in known else []
+    chosen = chosen or list(RTX_TARGETS)
+    unknown = [target for target in chosen if target not in known]
+    if unknown:
+        raise Error(
+            f"TensorRT for RTX {trt.__version__} cannot compile for compute capability {unknown}: "
+            f"expected some of {sorted(known)}"
+        )
+    config.num_compute_capabilities = len(chosen)
+    for index, target in enumerate(chosen):
+        config.set_compute_capability(known[target], index)
+    return [_dotted(*divmod(target, 10)) for target in chosen]
+
+
+def _dotted(major: int, minor: int) -> str:
+    return f"{major}.{minor}"
+
+
+def _build(
+    trt: Any, builder: Any, network: Any, config: Any, progress: Callable[[float], None] | None
+) -> Any:
+    """The serialized plan, or None; Ctrl-C stops the compiler at its next step.
+
+    It runs in a thread of its own, because an exception must not cross TensorRT's C++ frames and
+    Python delivers KeyboardInterrupt to the main thread, where callbacks would run otherwise.
+    """
+    monitor = _make_monitor(trt, progress)
+    config.progress_monitor = monitor
+    plans: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: plans.append(builder.build_serialized_network(network, config))
+    )
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:
+        monitor.cancelled = True
+        thread.join()
+        raise
+    return plans[0] if plans else None
+
+
+def _make_monitor(trt: Any, progress: Callable[[float], None] | None) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # its base exists only with TensorRT
+        """Nested phases, each of so many steps, as one share."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.cancelled = False
+            self._phases: dict[str, list[int]] = {}  # in the order of nesting: done, steps
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self._phases[phase] = [0, max(1, steps)]
+
+        def phase_finish(self, phase: str) -> None:
+            self._phases.pop(phase, None)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if phase in self._phases:
+                self._phases[phase][0] = step + 1
+            if progress is not None:
+                share = 0.0
+                for done, steps in reversed(self._phases.values()):
+                    share = min(1.0, (done + share) / steps)
+                progress(share)
+            return not self.cancelled
+
+    return Monitor()
+
+
+def _count_weights(trt: Any, network: Any) -> int:
+    total = 0
+    kinds = {
+        trt.LayerType.CONVOLUTION: (trt.IConvolutionLayer, ("kernel", "bias")),
+        trt.LayerType.DECONVOLUTION: (trt.IDeconvolutionLayer, ("kernel", "bias")),
+        trt.LayerType.CONSTANT: (trt.IConstantLayer, ("weights",)),
+        trt.LayerType.SCALE: (trt.IScaleLayer, ("shift", "scale", "power")),
+    }
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type in kinds:
+            # The bindings hand out the base class; this is their documented way down.
+            layer.__class__, names = kinds[layer.type]
+            total += sum(getattr(layer, name).size for name in names)
+    return total
+
+
+def _not_null(value: Any, what: str, title: str, logger: Any) -> Any:
+    if value is None:
+        raise DeviceError(
+            f"{title} could not create its {what} ({logger.last_error or 'it gave no reason'}): "
+            "check the installation with `agp-edge doctor`"
+        )
+    return value

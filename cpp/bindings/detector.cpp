@@ -1,0 +1,66 @@
+#include "agp_edge/detector.hpp"
+
+#include <pybind11/stl.h>
+
+#include "frame.hpp"
+#include "module.hpp"
+#include "result.hpp"
+
+namespace agp_edge::bindings {
+namespace {
+
+namespace py = pybind11;
+
+std::unique_ptr<Detector> open(const std::string& manifest_json, const std::string& source,
+                               std::shared_ptr<Engine> engine, std::optional<float> threshold,
+                               std::optional<float> mask_threshold,
+                               const std::optional<py::tuple>& roi, int min_area,
+                               std::uint8_t outputs, int threads) {
+  DetectorOptions options;
+  options.threshold = threshold;
+  options.mask_threshold = mask_threshold;
+  if (roi) options.roi = rect_from(*roi, "roi");
+  options.min_area = min_area;
+  options.outputs = outputs;
+  options.threads = threads;
+  return std::make_unique<Detector>(Manifest::parse(manifest_json, source), std::move(engine),
+                                    options);
+}
+
+NativeResult score(Detector& self, const py::object& image,
+                   const std::optional<std::string>& format) {
+  const BorrowedFrame borrowed(image, format);
+  Result result;
+  {
+    // Other threads run, and may call this too: the pipeline locks inside.
+    const py::gil_scoped_release release;
+    result = self.score(borrowed.frame());
+  }
+  return NativeResult(std::move(result));
+}
+
+}  // namespace
+
+void register_detector(py::module_& module) {
+  module.def("read_manifest_json", &read_manifest_json, py::arg("path"),
+             py::call_guard<py::gil_scoped_release>());
+  module.def(
+      "check_manifest_json",
+      [](const std::string& text, const std::string& source) { Manifest::parse(text, source); },
+      py::arg("text"), py::arg("source"));
+  py::class_<Detector>(module, "Detector")
+      .def(py::init(&open), py::arg("manifest_json"), py::arg("source"), py::arg("engine"),
+           py::kw_only(), py::arg("threshold") = py::none(),
+           py::arg("mask_threshold") = py::none(), py::arg("roi") = py::none(),
+           py::arg("min_area") = 0, py::arg("outputs") = static_cast<std::uint8_t>(kAll),
+           py::arg("threads") = 0)
+      .def("score", &score, py::arg("frame"), py::arg("format") = py::none())
+      .def_property_readonly("threshold",
+                             [](const Detector& self) { return self.decision().threshold; })
+      .def_property_readonly("mask_threshold",
+                             [](const Detector& self) { return self.decision().mask_threshold; })
+      .def_property_readonly("engine_name",
+                             [](const Detector& self) { return self.engine().name(); });
+}
+
+}  // namespace agp_edge::bindings

@@ -1,0 +1,33 @@
+// Engines as Python holds them.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <exception>
+
+#include "agp_edge/callable_engine.hpp"
+
+namespace agp_edge::bindings {
+
+// A CallableEngine whose function is a Python one.
+//
+// Owns     a reference to the function, dropped with the GIL held.
+// Threads  enqueue() is called without the GIL and takes it for the function's run.
+class PythonEngine final : public Engine {
+ public:
+  PythonEngine(std::string name, std::vector<TensorSpec> inputs, std::vector<TensorSpec> outputs,
+               pybind11::function function);
+
+  std::string name() const override { return engine_.name(); }
+  const std::vector<TensorSpec>& inputs() const override { return engine_.inputs(); }
+  const std::vector<TensorSpec>& outputs() const override { return engine_.outputs(); }
+  // What the function raises comes out as it was raised.
+  void enqueue(Stream stream, const void* const* in, void* const* out) override;
+
+ private:
+  struct Call;
+  Call* call_;  // engine_ releases it
+  CallableEngine engine_;
+};
+
+}  // namespace agp_edge::bindings

@@ -1,0 +1,14 @@
+// What each file of the bindings adds to agp_edge._core.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace agp_edge::bindings {
+
+void register_errors();
+void register_preprocess(pybind11::module_& module);
+void register_postprocess(pybind11::module_& module);
+void register_engine(pybind11::module_& module);
+void register_detector(pybind11::module_& module);
+
+}  // namespace agp_edge::bindings

@@ -1,0 +1,19 @@
+// A model file opened far enough to know what it is.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace agp_edge {
+
+enum class ModelKind : std::uint8_t { kOnnx, kPlan };
+
+struct ModelFile {
+  ModelKind kind;
+  std::string manifest_json;  // unparsed
+};
+
+// Told apart by content. Throws ModelError: missing, unreadable, truncated, not a model of ours.
+ModelFile read_model_file(const std::string& path);
+
+}  // namespace agp_edge

@@ -1,0 +1,98 @@
+#include "agp_edge/pipeline.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <mutex>
+#include <utility>
+
+#include "agp_edge/error.hpp"
+#include "aligned_buffer.hpp"
+#include "tensor_text.hpp"
+
+namespace agp_edge {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double, std::milli>(to - from).count();
+}
+
+// The engine's only tensor of that role, if it has the type and shape that the recipe needs.
+const TensorSpec& only_tensor(const Engine& engine, const std::vector<TensorSpec>& tensors,
+                              const char* role, const std::vector<std::int64_t>& shape) {
+  if (tensors.size() != 1) {
+    throw ModelError("the model in " + engine.name() + " has " + std::to_string(tensors.size()) +
+                     " " + role + "s, one is expected: export it again");
+  }
+  const TensorSpec& tensor = tensors.front();
+  if (tensor.dtype != DType::kFloat32 || tensor.shape != shape) {
+    throw ModelError("the model in " + engine.name() + " has the " + role + " " +
+                     to_string(tensor) + ", its manifest says float32 " + to_string(shape) +
+                     ": export it again");
+  }
+  return tensor;
+}
+
+}  // namespace
+
+struct Pipeline::Impl {
+  Impl(std::shared_ptr<Engine> used, const PreprocessRecipe& pre, const PostprocessRecipe& post,
+       int threads)
+      : engine(std::move(used)),
+        input(only_tensor(*engine, engine->inputs(), "input", {1, 3, pre.height, pre.width})
+                  .elements()),
+        output(only_tensor(*engine, engine->outputs(), "output",
+                           {1, 1, post.grid_height, post.grid_width})
+                   .elements()),
+        preprocessor(pre, threads),
+        postprocessor(post, threads) {}
+
+  std::mutex mutex;
+  std::shared_ptr<Engine> engine;
+  AlignedBuffer input;
+  AlignedBuffer output;
+  Preprocessor preprocessor;
+  Postprocessor postprocessor;
+};
+
+Pipeline::Pipeline(std::shared_ptr<Engine> engine, const PreprocessRecipe& preprocess,
+                   const PostprocessRecipe& postprocess, int threads) {
+  if (!engine) throw ModelError("the pipeline was given no engine, open one first");
+  impl_ = std::make_unique<Impl>(std::move(engine), preprocess, postprocess, threads);
+}
+
+Pipeline::~Pipeline() = default;
+
+Result Pipeline::score(const Frame& frame, const Decision& decision) {
+  const auto start = Clock::now();
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  Result result;
+
+  const auto preprocess_start = Clock::now();
+  impl_->preprocessor.run(frame, impl_->input.data());
+
+  const auto execute_start = Clock::now();
+  // An engine that returns without writing must not repeat the last frame's verdict.
+  std::fill_n(impl_->output.data(), impl_->output.size(), std::numeric_limits<float>::quiet_NaN());
+  const void* const in[] = {impl_->input.data()};
+  void* const out[] = {impl_->output.data()};
+  impl_->engine->enqueue(nullptr, in, out);
+
+  const auto postprocess_start = Clock::now();
+  const Rect& roi = impl_->preprocessor.recipe().roi;
+  const Rect view = roi.empty() ? Rect{0, 0, frame.width, frame.height} : roi;
+  impl_->postprocessor.run(impl_->output.data(), view, decision, result);
+
+  const auto end = Clock::now();
+  result.latency.preprocess_ms = milliseconds(preprocess_start, execute_start);
+  result.latency.execute_ms = milliseconds(execute_start, postprocess_start);
+  result.latency.postprocess_ms = milliseconds(postprocess_start, end);
+  result.latency.total_ms = milliseconds(start, end);
+  return result;
+}
+
+const Engine& Pipeline::engine() const noexcept { return *impl_->engine; }
+
+}  // namespace agp_edge
