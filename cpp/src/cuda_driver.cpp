@@ -44,10 +44,10 @@ Driver load() {
                       "the .onnx file on the CPU");
   }
   Driver driver;
-#define AGP_EDGE_CUDA_LOOK_UP(name, parameters)                                                 \
-  driver.name = reinterpret_cast<Result(*) parameters>(dlsym(library, #name));                  \
-  if (driver.name == nullptr) {                                                                 \
-    throw DeviceError(std::string(kNoGpu) + "the driver's library " + file +                    \
+#define AGP_EDGE_CUDA_LOOK_UP(name, parameters)                                                   \
+  driver.name = reinterpret_cast<Result(*) parameters>(dlsym(library, #name));                    \
+  if (driver.name == nullptr) {                                                                   \
+    throw DeviceError(std::string(kNoGpu) + "the driver's library " + file +                      \
                       " has no " #name ", a driver for CUDA 12 or newer is expected: update it"); \
   }
   AGP_EDGE_CUDA_FUNCTIONS(AGP_EDGE_CUDA_LOOK_UP)
@@ -150,8 +150,8 @@ Current::~Current() {
 DeviceBuffer::DeviceBuffer(std::shared_ptr<const Context> context, std::size_t bytes)
     : context_(std::move(context)), bytes_(bytes) {
   const Current current(*context_);
-  const std::string doing = "allocating " + std::to_string(bytes) + " bytes on " +
-                            context_->device().name;
+  const std::string doing =
+      "allocating " + std::to_string(bytes) + " bytes on " + context_->device().name;
   context_->driver().check(context_->driver().cuMemAlloc_v2(&address_, bytes), doing.c_str());
 }
 
@@ -197,14 +197,13 @@ void OwnedStream::download(const PinnedBuffer& to, const DeviceBuffer& from) {
 
 void OwnedStream::fill(const DeviceBuffer& buffer, std::uint32_t word) {
   const Driver& driver = context_->driver();
-  driver.check(driver.cuMemsetD32Async(buffer.address(), word, buffer.bytes() / sizeof(word),
-                                       stream_),
-               "clearing the output on the GPU");
+  driver.check(
+      driver.cuMemsetD32Async(buffer.address(), word, buffer.bytes() / sizeof(word), stream_),
+      "clearing the output on the GPU");
 }
 
 void OwnedStream::synchronize() {
-  context_->driver().check(context_->driver().cuStreamSynchronize(stream_),
-                           "the work on the GPU");
+  context_->driver().check(context_->driver().cuStreamSynchronize(stream_), "the work on the GPU");
 }
 
 void OwnedStream::drain() noexcept { context_->driver().cuStreamSynchronize(stream_); }

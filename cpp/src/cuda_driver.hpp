@@ -19,34 +19,34 @@ struct CUctx_st;
 
 namespace agp_edge::cuda {
 
-using Result = int;                    // CUresult, 0 is success
-using DeviceHandle = int;              // CUdevice
-using ContextHandle = CUctx_st*;       // CUcontext
-using Address = unsigned long long;    // CUdeviceptr
+using Result = int;                  // CUresult, 0 is success
+using DeviceHandle = int;            // CUdevice
+using ContextHandle = CUctx_st*;     // CUcontext
+using Address = unsigned long long;  // CUdeviceptr
 
 // Name, then result and parameters: one entry per driver function that is used.
-#define AGP_EDGE_CUDA_FUNCTIONS(X)                                         \
-  X(cuInit, (unsigned))                                                    \
-  X(cuDriverGetVersion, (int*))                                            \
-  X(cuGetErrorName, (Result, const char**))                                \
-  X(cuGetErrorString, (Result, const char**))                              \
-  X(cuDeviceGetCount, (int*))                                              \
-  X(cuDeviceGet, (DeviceHandle*, int))                                     \
-  X(cuDeviceGetName, (char*, int, DeviceHandle))                           \
-  X(cuDeviceGetAttribute, (int*, int, DeviceHandle))                       \
-  X(cuDevicePrimaryCtxRetain, (ContextHandle*, DeviceHandle))              \
-  X(cuDevicePrimaryCtxRelease_v2, (DeviceHandle))                          \
-  X(cuCtxPushCurrent_v2, (ContextHandle))                                  \
-  X(cuCtxPopCurrent_v2, (ContextHandle*))                                  \
-  X(cuMemAlloc_v2, (Address*, std::size_t))                                \
-  X(cuMemFree_v2, (Address))                                               \
-  X(cuMemHostAlloc, (void**, std::size_t, unsigned))                       \
-  X(cuMemFreeHost, (void*))                                                \
-  X(cuStreamCreate, (Stream*, unsigned))                                   \
-  X(cuStreamDestroy_v2, (Stream))                                          \
-  X(cuStreamSynchronize, (Stream))                                         \
-  X(cuMemcpyHtoDAsync_v2, (Address, const void*, std::size_t, Stream))     \
-  X(cuMemcpyDtoHAsync_v2, (void*, Address, std::size_t, Stream))           \
+#define AGP_EDGE_CUDA_FUNCTIONS(X)                                     \
+  X(cuInit, (unsigned))                                                \
+  X(cuDriverGetVersion, (int*))                                        \
+  X(cuGetErrorName, (Result, const char**))                            \
+  X(cuGetErrorString, (Result, const char**))                          \
+  X(cuDeviceGetCount, (int*))                                          \
+  X(cuDeviceGet, (DeviceHandle*, int))                                 \
+  X(cuDeviceGetName, (char*, int, DeviceHandle))                       \
+  X(cuDeviceGetAttribute, (int*, int, DeviceHandle))                   \
+  X(cuDevicePrimaryCtxRetain, (ContextHandle*, DeviceHandle))          \
+  X(cuDevicePrimaryCtxRelease_v2, (DeviceHandle))                      \
+  X(cuCtxPushCurrent_v2, (ContextHandle))                              \
+  X(cuCtxPopCurrent_v2, (ContextHandle*))                              \
+  X(cuMemAlloc_v2, (Address*, std::size_t))                            \
+  X(cuMemFree_v2, (Address))                                           \
+  X(cuMemHostAlloc, (void**, std::size_t, unsigned))                   \
+  X(cuMemFreeHost, (void*))                                            \
+  X(cuStreamCreate, (Stream*, unsigned))                               \
+  X(cuStreamDestroy_v2, (Stream))                                      \
+  X(cuStreamSynchronize, (Stream))                                     \
+  X(cuMemcpyHtoDAsync_v2, (Address, const void*, std::size_t, Stream)) \
+  X(cuMemcpyDtoHAsync_v2, (void*, Address, std::size_t, Stream))       \
   X(cuMemsetD32Async, (Address, unsigned, std::size_t, Stream))
 
 // The driver's functions by their own names: driver.cuInit(0).

@@ -19,7 +19,7 @@ class Execution {
   Execution& operator=(const Execution&) = delete;
   virtual ~Execution() = default;
 
-  virtual float* input() noexcept = 0;         // host memory, written before run()
+  virtual float* input() noexcept = 0;               // host memory, written before run()
   virtual const float* output() const noexcept = 0;  // host memory, read after run()
 
   // Throws ModelError or DeviceError; nothing of the failed run is still at work afterwards.
