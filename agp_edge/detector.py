@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ import numpy as np
 
 from agp_edge.engines import open_engine
 from agp_edge.errors import Error, FrameError
+from agp_edge.manifest import read_manifest_text
 from agp_edge.result import Latency, Region, Result
 from agp_edge.self_test import check_self_test, self_test_frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
+    from typing import SupportsIndex
 
     from numpy.typing import NDArray
 
@@ -73,26 +76,28 @@ class Detector:
         """
         from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
 
+        self._native: _core.Detector | None = None
         self._source = os.fspath(path)
         bits = _output_bits(outputs)
-        text = _core.read_manifest_json(self._source)
-        _core.check_manifest_json(text, self._source)
-        self._manifest: dict[str, Any] = json.loads(text)
+        roi = None if roi is None else _checked_roi(roi)
+        if threads < 0:
+            raise Error(f"threads is {threads}: expected 0 (chosen) or more")
+        text, self._manifest = read_manifest_text(self._source)
         native_engine = open_engine(self._source, device=device, engine=engine, threads=threads)
         if self_test and self._manifest.get("self_test"):
             self._run_self_test(text, native_engine, threads)
-        self._native: _core.Detector | None = _core.Detector(
+        self._native = _core.Detector(
             text,
             self._source,
             native_engine,
             threshold=threshold,
-            mask_threshold=None,
             roi=roi,
             min_area=min_area,
             outputs=bits,
             threads=threads,
         )
-        self._roi = _roi_in_use(roi, self._manifest)
+        default = self._manifest["input"]["roi"]
+        self._roi = roi or (None if default is None else _checked_roi(default))
 
     def score(self, frame: NDArray[np.uint8], *, format: str | None = None) -> Result:
         """The verdict on one frame; blocks until it is there.
@@ -214,11 +219,12 @@ def _as_array(frame: object) -> NDArray[Any]:
     )
 
 
-def _roi_in_use(
-    roi: tuple[int, int, int, int] | None, manifest: dict[str, Any]
-) -> tuple[int, int, int, int] | None:
-    chosen = roi if roi is not None else manifest["input"].get("roi")
-    if chosen is None:
-        return None
-    x, y, width, height = chosen
-    return int(x), int(y), int(width), int(height)
+def _checked_roi(roi: Iterable[SupportsIndex]) -> tuple[int, int, int, int]:
+    try:
+        x, y, width, height = map(operator.index, roi)
+    except (TypeError, ValueError):
+        raise FrameError(
+            f"the region of interest is {roi!r}: expected four integers, x, y, width, height, in "
+            "frame pixels"
+        ) from None
+    return x, y, width, height

@@ -6,7 +6,6 @@ so what is measured is what the line will run.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -161,7 +160,7 @@ def evaluate(
         device=device,
         engine=engine,
         # without a threshold there are no verdicts, yet scores and maps are the same
-        threshold=None if has_threshold else math.inf,
+        threshold=None if has_threshold else 0.0,
         threads=threads,
     ) as detector:
         detector.score(read_image(dataset.test[0].path))

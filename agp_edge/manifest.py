@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from os import fspath
 from typing import TYPE_CHECKING, Any
 
 from agp_edge.errors import ModelError
@@ -131,11 +132,27 @@ def read_manifest(path: str | PathLike[str]) -> dict[str, Any]:
         ModelError: the file is missing, unreadable, truncated, not a model of ours, or its
             manifest is of a newer major version or lacks a key.
     """
+    return read_manifest_text(path)[1]
+
+
+def read_manifest_text(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
+    """The manifest as it stands in the file, checked, and the document that it is.
+
+    Raises:
+        ModelError: as `read_manifest`.
+    """
     from agp_edge import _core  # noqa: PLC0415  (the extension stays out of this module's import)
 
-    text = _core.read_manifest_json(str(path))
-    _core.check_manifest_json(text, str(path))
-    document = json.loads(text)
+    source = fspath(path)
+    try:
+        text = _core.read_manifest_json(source)
+        _core.check_manifest_json(text, source)
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:  # not UTF-8; numbers or nesting without end
+        raise ModelError(
+            f"the manifest of '{source}' cannot be read ({error}): the file is corrupt, "
+            "copy or export it again"
+        ) from error
     if not isinstance(document, dict):  # C++ has checked it; for the type checker
-        raise ModelError(f"the manifest of '{path}' is not a JSON object")
-    return document
+        raise ModelError(f"the manifest of '{source}' is not a JSON object")
+    return text, document

@@ -33,7 +33,7 @@ class Latency:
     """Upsample, blur, score, mask, regions."""
 
     total_ms: float
-    """From the frame's entry to the result, waiting for another thread's turn excluded."""
+    """From the frame's entry to the result, with the wait for another thread's turn."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,13 @@ function(agp_edge_python_package name result)
   set(${result} "${folder}" PARENT_SCOPE)
 endfunction()
 
+# A wheel's isolated build leaves cached folders behind that are gone at the next one.
+foreach(folder IN ITEMS NLOHMANN_JSON_INCLUDE OPENVINO_C_INCLUDE)
+  if(${folder} AND NOT EXISTS "${${folder}}")
+    unset(${folder} CACHE)
+  endif()
+endforeach()
+
 # nlohmann-json: private, its headers never appear in ours.
 agp_edge_python_package(nlohmann_json AGP_EDGE_JSON_PACKAGE)
 find_path(NLOHMANN_JSON_INCLUDE nlohmann/json.hpp
@@ -36,7 +43,6 @@ add_library(agp_edge_json INTERFACE)
 target_include_directories(agp_edge_json SYSTEM INTERFACE "${NLOHMANN_JSON_INCLUDE}")
 
 # OpenVINO: headers of its C interface; the library itself is opened at run time.
-set(AGP_EDGE_OPENVINO_INCLUDE "")
 set(AGP_EDGE_HAS_OPENVINO OFF)
 if(AGP_EDGE_OPENVINO)
   agp_edge_python_package(openvino AGP_EDGE_OPENVINO_PACKAGE)
@@ -45,7 +51,6 @@ if(AGP_EDGE_OPENVINO)
           "$ENV{OpenVINO_DIR}/../include" "${AGP_EDGE_OPENVINO_PACKAGE}/include"
     DOC "Folder that holds openvino/c/openvino.h")
   if(OPENVINO_C_INCLUDE)
-    set(AGP_EDGE_OPENVINO_INCLUDE "${OPENVINO_C_INCLUDE}")
     set(AGP_EDGE_HAS_OPENVINO ON)
     add_library(agp_edge_openvino INTERFACE)
     target_include_directories(agp_edge_openvino SYSTEM INTERFACE "${OPENVINO_C_INCLUDE}")

@@ -8,6 +8,8 @@ from dataclasses import asdict
 
 __all__ = ["HELP", "add_arguments", "run"]
 
+BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed}"
+
 HELP = "compile an ONNX file into a TensorRT plan"
 
 
@@ -47,12 +49,8 @@ def run(args: argparse.Namespace) -> int:
 
     from agp_edge.build import plan_from_onnx  # noqa: PLC0415
 
-    with tqdm(
-        total=1.0,
-        desc="compile",
-        bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}",
-        leave=False,
-    ) as bar:
+    # disable=None: no bar where stderr is not a terminal.
+    with tqdm(total=1.0, desc="compile", bar_format=BAR, leave=False, disable=None) as bar:
 
         def show(share: float) -> None:
             bar.n = max(bar.n, share)

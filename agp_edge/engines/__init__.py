@@ -14,16 +14,27 @@ __all__ = ["ENGINES", "is_plan", "open_engine"]
 
 ENGINES = ("onnxruntime", "openvino", "tensorrt")
 
-# First bytes of a plan of TensorRT and of TensorRT for RTX.
-PLAN_MAGIC = (b"ftrt", b"vtrt")
+# A plan starts with "ftrt" (TensorRT), "vtrt" (TensorRT for RTX) or "ptrt" (before 10), an ONNX file
+# with the tag of ir_version.
+PLAN_MAGIC = b"trt"
+ONNX_FIRST_BYTE = b"\x08"
 PLAN_SUFFIXES = (".plan", ".engine", ".trt")
 
 
 def is_plan(path: str) -> bool:
-    """Whether the file is a TensorRT plan; told by its content, then by its suffix."""
-    with Path(path).open("rb") as file:
-        magic = file.read(4)
-    return magic in PLAN_MAGIC or Path(path).suffix.lower() in PLAN_SUFFIXES
+    """Whether the file is a TensorRT plan: by its content, and where that is unknown by its suffix.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise ModelError(f"the model '{path}' cannot be read ({error.strerror})") from error
+    if start[1:] == PLAN_MAGIC:
+        return True
+    return not start.startswith(ONNX_FIRST_BYTE) and Path(path).suffix.lower() in PLAN_SUFFIXES
 
 
 def open_engine(path: str, *, device: str, engine: str | None, threads: int) -> _core.Engine:

@@ -1,0 +1,333 @@
+"""Everything that can be wrong with what we are given: one error class, one line, exit code 1."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from agp_edge import (
+    DataError,
+    DependencyError,
+    Detector,
+    DeviceError,
+    Error,
+    FrameError,
+    ModelError,
+)
+from agp_edge.cli import main
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def one_line(capfd):
+    """Runs the command line; returns its only line on stderr, after checking exit code 1."""
+
+    def run(*arguments: object) -> str:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        # capfd sees the file descriptor: native libraries that log are caught as well.
+        stderr = capfd.readouterr().err
+        assert code == 1, stderr
+        assert stderr.startswith("agp-edge: ")
+        assert stderr.count("\n") == 1, stderr
+        assert "Traceback" not in stderr
+        assert "this is a bug" not in stderr
+        return stderr
+
+    return run
+
+
+@pytest.fixture
+def image(tmp_path, good_frame):
+    import cv2
+
+    path = tmp_path / "good.png"
+    cv2.imwrite(str(path), good_frame)
+    return path
+
+
+def make_missing(tmp_path, write_model):
+    return tmp_path / "none.onnx"
+
+
+def make_folder(tmp_path, write_model):
+    return tmp_path
+
+
+def make_empty(tmp_path, write_model):
+    (tmp_path / "empty.onnx").touch()
+    return tmp_path / "empty.onnx"
+
+
+def make_text(tmp_path, write_model):
+    (tmp_path / "text.onnx").write_text("this is not a model\n" * 100)
+    return tmp_path / "text.onnx"
+
+
+def make_foreign(tmp_path, write_model):
+    return write_model(tmp_path / "foreign.onnx", manifest=None)
+
+
+def make_truncated(tmp_path, write_model):
+    path = write_model(tmp_path / "short.onnx")
+    path.write_bytes(path.read_bytes()[:3000])
+    return path
+
+
+def make_newer(tmp_path, write_model):
+    return write_model(tmp_path / "newer.onnx", changes={"agp_edge_manifest": "2.0"})
+
+
+def make_no_json(tmp_path, write_model):
+    return write_model(tmp_path / "json.onnx", manifest='{"agp_edge_manifest":"1.0",')
+
+
+def make_lacking(tmp_path, write_model):
+    return write_model(tmp_path / "lacking.onnx", manifest='{"agp_edge_manifest":"1.0","name":"m"}')
+
+
+BAD_MODELS = [
+    (make_missing, r"none\.onnx' does not exist"),
+    (make_folder, "is a folder, an .onnx file or a plan is expected"),
+    (make_empty, r"empty\.onnx' is empty"),
+    (make_text, r"text\.onnx' is no model of agp_edge"),
+    (make_foreign, r"foreign\.onnx' is an ONNX file without an agp_edge manifest"),
+    (make_truncated, r"short\.onnx' .*truncated or corrupt"),
+    (make_newer, r"newer\.onnx' is of version 2\.0, .*install a newer agp-edge"),
+    (make_no_json, r"json\.onnx' is not valid JSON"),
+    (make_lacking, r"lacking\.onnx' lacks the key 'backbone'"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), BAD_MODELS)
+def test_bad_model(make, message, tmp_path, write_model, image, one_line):
+    path = make(tmp_path, write_model)
+    with pytest.raises(ModelError, match=message):
+        Detector(path)
+    for command in (("info", path), ("score", path, image), ("build", path, "-o", "x.plan")):
+        assert path.name in one_line(*command)
+
+
+# What the manifest says and the graph does not do.
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input.name": "picture"}, "has the input 'image', its manifest says 'picture'"),
+        ({"output.name": "map"}, "has the output 'distance', its manifest says 'map'"),
+        ({"input.height": 128}, r"input .*64.*its manifest says float32 .*128"),
+        ({"output.width": 4}, r"output .*its manifest says float32 .*4"),
+        ({"input.std": [1, 0, 1]}, r"input\.std"),
+        ({"postprocess.score": "median"}, r"postprocess\.score \"median\""),
+        ({"input.roi": [0, 0, 10]}, r"input\.roi"),
+    ],
+)
+def test_manifest_that_does_not_fit(changes, message, tmp_path, write_model, image, one_line):
+    path = write_model(tmp_path / "misfit.onnx", changes=changes)
+    with pytest.raises(ModelError, match=message):
+        Detector(path)
+    one_line("score", path, image)
+
+
+def test_graph_that_the_engine_refuses(tmp_path, write_model, image, one_line):
+    import onnx
+
+    path = write_model(tmp_path / "unknown.onnx")
+    model = onnx.load(path)
+    model.graph.node[1].op_type = "Frobnicate"
+    onnx.save(model, path)
+    for engine in ("onnxruntime", "openvino"):
+        with pytest.raises(ModelError, match=r"unknown\.onnx' .*Frobnicate"):
+            Detector(path, engine=engine)
+        assert "Frobnicate" in one_line("score", path, image, "--engine", engine)
+
+
+def test_dynamic_shapes(tmp_path, write_model, image, one_line):
+    import onnx
+
+    path = write_model(tmp_path / "dynamic.onnx")
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"'image' of .*'batch', 3, 64, 64.*static shape"):
+        Detector(path)
+    one_line("score", path, image)
+
+
+def test_missing_external_data(tmp_path, write_model, image, one_line):
+    path = write_model(tmp_path / "external.onnx", external_data=True)
+    with Detector(path) as detector:
+        assert np.isfinite(detector.score(np.zeros((64, 64), np.uint8)).score)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ModelError, match=r"external\.onnx' .*weights\.bin"):
+        Detector(path)
+    assert "weights.bin" in one_line("score", path, image)
+
+
+@pytest.mark.parametrize("poison", [NAN, float("inf")])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_output_that_is_not_finite(
+    poison, engine, tmp_path, write_model, good_frame, image, one_line
+):
+    path = write_model(tmp_path / "nan.onnx", poison=poison)
+    with Detector(path, engine=engine) as detector:
+        for _ in range(2):  # usable afterwards: it fails the same way again
+            with pytest.raises(ModelError, match="finite"):
+                detector.score(good_frame)
+    assert "finite" in one_line("score", path, image, "--engine", engine)
+
+
+def test_nan_fails_the_self_test_on_load(tmp_path, write_model):
+    path = write_model(
+        tmp_path / "nan.onnx", poison=NAN, changes={"self_test": {"seed": 1, "score": 0.1}}
+    )
+    with pytest.raises(ModelError, match="finite"):
+        Detector(path)
+
+
+BAD_FRAMES = [
+    (np.zeros((0, 0, 3), np.uint8), "expected|height"),
+    (np.zeros((0, 5), np.uint8), "expected|height"),
+    (np.zeros((5, 0, 3), np.uint8), "expected|width"),
+    (np.zeros((5, 5, 4), np.uint8), r"uint8 \(5, 5, 4\).*\(height, width, 3\) BGR"),
+    (np.zeros((5, 5, 1), np.uint8), r"uint8 \(5, 5, 1\)"),
+    (np.zeros((5, 5, 3), np.float32), r"float32 \(5, 5, 3\)"),
+    (np.full((5, 5), NAN), r"float64 \(5, 5\)"),
+    (np.zeros((5, 5, 3), np.uint16), r"uint16 \(5, 5, 3\)"),
+    (np.zeros((5, 5, 3), np.int8), r"int8 \(5, 5, 3\)"),
+    (np.zeros((5, 5, 3), bool), r"bool \(5, 5, 3\)"),
+    (np.zeros(5, np.uint8), r"uint8 \(5,\)"),
+    (np.zeros((2, 5, 5, 3), np.uint8), r"uint8 \(2, 5, 5, 3\)"),
+    (np.array([[None]]), r"object \(1, 1\)"),
+    (b"12345", r"uint8 \(5,\)"),
+    ([[1, 2], [3, 4]], r"builtins\.list, .*np\.asarray\(frame\)"),
+    (None, r"NoneType, .*np\.asarray"),
+    ("frame.png", r"builtins\.str, .*np\.asarray"),
+]
+
+
+@pytest.mark.parametrize(("frame", "message"), BAD_FRAMES)
+def test_bad_frame(frame, message, small_model, good_frame):
+    with Detector(small_model) as detector:
+        expected = detector.score(good_frame).score
+        with pytest.raises(FrameError, match=message):
+            detector.score(frame)
+        assert detector.score(good_frame).score == expected
+
+
+def test_pil_image(small_model, good_frame):
+    pil = pytest.importorskip("PIL.Image", reason="Pillow comes with torchvision")
+    with (
+        Detector(small_model) as detector,
+        pytest.raises(FrameError, match=r"PIL\.Image\.Image, .*np\.asarray\(frame\).*'rgb8'"),
+    ):
+        detector.score(pil.fromarray(good_frame))
+
+
+@pytest.mark.parametrize("format", ["bgr", "mono16", ""])
+def test_unknown_format(format, small_model, good_frame):
+    with (
+        Detector(small_model) as detector,
+        pytest.raises(FrameError, match=r"bgr8.*rgb8.*mono8"),
+    ):
+        detector.score(good_frame, format=format)
+
+
+def test_format_of_another_rank(small_model, good_frame):
+    with Detector(small_model) as detector:
+        with pytest.raises(FrameError, match="mono8"):
+            detector.score(good_frame, format="mono8")
+        with pytest.raises(FrameError, match="bgr8"):
+            detector.score(good_frame[:, :, 0], format="bgr8")
+
+
+def test_region_of_interest_outside_the_frame(small_model, image, one_line):
+    line = one_line("score", small_model, image, "--roi", "100,0,64,64")
+    assert "region of interest" in line
+    assert image.name in line
+
+
+def test_unreadable_images(small_model, tmp_path, image, one_line, capfd):
+    import cv2
+
+    assert "does_not_exist.png" in one_line("score", small_model, tmp_path / "does_not_exist.png")
+    truncated = tmp_path / "truncated.png"
+    truncated.write_bytes(image.read_bytes()[:200])
+    assert "truncated.png" in one_line("score", small_model, truncated)
+    text = tmp_path / "text.jpg"
+    text.write_text("not an image")
+    assert "text.jpg" in one_line("score", small_model, text)
+    cv2.imwrite(str(tmp_path / "deep.png"), np.zeros((8, 8), np.uint16))
+    assert "deep.png" in one_line("score", small_model, tmp_path / "deep.png")
+
+
+def test_folders_without_images(small_model, tmp_path, one_line):
+    empty = tmp_path / "empty"
+    assert "empty" in one_line("score", small_model, empty)
+    empty.mkdir()
+    assert "holds no image" in one_line("score", small_model, empty)
+    (empty / "notes.txt").touch()
+    assert "holds no image" in one_line("score", small_model, empty)
+
+
+@pytest.mark.parametrize("threshold", ["nan", "inf"])
+def test_threshold_that_decides_nothing(threshold, small_model, image, one_line):
+    assert "finite" in one_line("score", small_model, image, "--threshold", threshold)
+
+
+def test_the_error_tree():
+    for kind in (ModelError, FrameError, DeviceError, DataError, DependencyError):
+        assert issubclass(kind, Error)
+        assert not issubclass(Error, kind)
+
+
+MUTANTS = """
+import random, sys
+from pathlib import Path
+from agp_edge import Detector, Error, read_manifest
+import numpy as np
+
+original = Path(sys.argv[1]).read_bytes()
+target = Path(sys.argv[2])
+chance = random.Random(int(sys.argv[3]))
+frame = np.zeros((64, 64, 3), np.uint8)
+outcomes = {}
+for turn in range(int(sys.argv[4])):
+    data = bytearray(original)
+    kind = turn % 4
+    if kind == 0:
+        del data[chance.randrange(len(data)):]
+    elif kind == 1:
+        for _ in range(chance.randint(1, 8)):
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    elif kind == 2:  # the structure lies in what is not weights
+        for _ in range(4):
+            data[-chance.randrange(1, min(len(data), 2000))] = chance.randrange(256)
+    else:
+        start = chance.randrange(len(data))
+        data[start:start + chance.randrange(200)] = original[:chance.randrange(200)]
+    target.write_bytes(data)
+    for use in (read_manifest, lambda path: Detector(path).score(frame)):
+        try:
+            use(target)
+            outcome = "fine"
+        except Error as error:
+            assert len(str(error).splitlines()) == 1, str(error)
+            outcome = type(error).__name__
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+print(outcomes)
+"""
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_mutated_files_never_crash(seed, small_model, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", MUTANTS, small_model, tmp_path / "mutant.onnx", str(seed), "40"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ModelError" in done.stdout
