@@ -89,7 +89,9 @@ def plan_from_onnx(
         Error: unknown backend, or targets that it does not have.
     """
     source = os.fspath(onnx_path)
-    name = _plan_name(source)
+    manifest = read_manifest(source)
+    if is_plan(source):
+        raise ModelError(f"'{source}' is a plan already: pass the .onnx file that it was made from")
     flavour = _choose(backend)
     if targets and flavour != "rtx":
         raise Error(
@@ -98,9 +100,9 @@ def plan_from_onnx(
         )
     trt = FLAVOURS[flavour].load()
     title = f"{FLAVOURS[flavour].name} {trt.__version__}"
-    manifest = json.loads(name)
-    manifest.setdefault("versions", {})[f"tensorrt{'_rtx' * (flavour == 'rtx')}"] = trt.__version__
-    name = _checked_length(_compact(manifest), source)
+    package = "tensorrt_rtx" if flavour == "rtx" else "tensorrt"
+    manifest.setdefault("versions", {})[package] = trt.__version__
+    name = _plan_name(manifest, source)
 
     started = time.perf_counter()
     logger = make_logger(trt)
@@ -142,19 +144,9 @@ def plan_from_onnx(
     )
 
 
-def _plan_name(source: str) -> str:
-    """The manifest as compact JSON, refused early where it cannot fit."""
-    manifest = read_manifest(source)
-    if is_plan(source):
-        raise ModelError(f"'{source}' is a plan already: pass the .onnx file that it was made from")
-    return _checked_length(_compact(manifest), source)
-
-
-def _compact(manifest: dict[str, Any]) -> str:
-    return json.dumps(manifest, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def _checked_length(name: str, source: str) -> str:
+def _plan_name(manifest: dict[str, Any], source: str) -> str:
+    """The manifest as compact JSON, refused before anything is built where it cannot fit."""
+    name = json.dumps(manifest, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     length = len(name.encode())
     if length > MANIFEST_LIMIT:
         raise ModelError(

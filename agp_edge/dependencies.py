@@ -36,16 +36,17 @@ def require(module: str, *, extra: str | None = None) -> Any:
         extra: extra of agp-edge that brings it; None looks it up in `EXTRA_OF_MODULE`.
 
     Raises:
-        DependencyError: `module` is not installed. An installed module that fails to import for
-            another reason (a broken file, a missing dependency of its own) raises what it raises.
+        DependencyError: `module` is not installed, or is installed and does not load.
     """
+    top = module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        top = module.partition(".")[0]
-        if error.name is None or error.name.partition(".")[0] != top:
-            raise
-        raise missing_module_error(top, extra=extra) from error
+        if error.name is not None and error.name.partition(".")[0] == top:
+            raise missing_module_error(top, extra=extra) from error
+        raise _broken_module_error(top, error) from error
+    except ImportError as error:
+        raise _broken_module_error(top, error) from error
 
 
 def missing_module_error(module: str, *, extra: str | None = None) -> DependencyError:
@@ -55,4 +56,11 @@ def missing_module_error(module: str, *, extra: str | None = None) -> Dependency
     return DependencyError(
         f"the Python package '{module}' is needed here and is not installed: "
         f"install it with `pip install {package}`"
+    )
+
+
+def _broken_module_error(module: str, error: ImportError) -> DependencyError:
+    return DependencyError(
+        f"the Python package '{module}' is installed and does not load ({error}): "
+        f"install it again with `pip install --force-reinstall {module}`"
     )

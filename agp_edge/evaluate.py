@@ -101,6 +101,12 @@ class Evaluation:
             for frame in self.frames
         )
 
+    def good_parts(self) -> tuple[int, int]:
+        """Good parts with at least one rejected photo, and all good parts: the promise's unit."""
+        good = [frame for frame in self.frames if not frame.sample.is_defective]
+        rejected = {part_of(frame.sample) for frame in good if frame.is_anomalous}
+        return len(rejected), len({part_of(frame.sample) for frame in good})
+
     def latency(self, percentiles: Sequence[float] = (50, 90, 99)) -> dict[str, list[float]]:
         """Milliseconds per frame: for each of `STAGES`, the value at each percentile (linear)."""
         return {

@@ -36,9 +36,9 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     aside = Path(name)
     try:
-        # mkstemp makes private files; a written file has the permissions of any other new file
-        aside.chmod(0o666 & ~_umask())
         yield aside
+        # mkstemp and some writers make private files; this one is like any other new file
+        aside.chmod(0o666 & ~_umask())
         _sync(aside)
         aside.replace(final)
     except BaseException:

@@ -174,7 +174,8 @@ def _heat(anomaly_map: NDArray[np.float32], threshold: float) -> NDArray[np.floa
     if not math.isfinite(threshold):  # a line that was told to pass or to stop everything
         return (anomaly_map > threshold).astype(np.float32)
     span = 2 * abs(threshold) or 1.0
-    return np.clip((anomaly_map - threshold) / span + 0.5, 0, 1).astype(np.float32)
+    heat: NDArray[np.float32] = np.clip((anomaly_map - threshold) / span + 0.5, 0, 1)
+    return heat.astype(np.float32, copy=False)
 
 
 def _bgr_copy(frame: NDArray[np.uint8], format: str | None) -> NDArray[np.uint8]:

@@ -82,9 +82,12 @@ def _value_noise(seed: int, stream: int, cell: int, height: int, width: int) -> 
     )
     row, row_share = rows // cell, (rows % cell)[:, None]
     column, column_share = columns // cell, (columns % cell)[None, :]
-    lines = lattice[row] * (cell - row_share) + lattice[row + 1] * row_share
-    noise = lines[:, column] * (cell - column_share) + lines[:, column + 1] * column_share
-    return noise // np.uint32(cell * cell)
+    lines: NDArray[np.uint32] = lattice[row] * (cell - row_share) + lattice[row + 1] * row_share
+    noise: NDArray[np.uint32] = (
+        lines[:, column] * (cell - column_share) + lines[:, column + 1] * column_share
+    )
+    noise //= np.uint32(cell * cell)
+    return noise
 
 
 def _hash(
@@ -92,13 +95,16 @@ def _hash(
 ) -> NDArray[np.uint32]:
     """0 to 255 for each pair; the finaliser of MurmurHash3 over a sum of odd multiples."""
     offset = np.array([seed * 0x9E3779B1 + stream * 0x85EBCA77 & 0xFFFFFFFF], dtype=np.uint32)
-    value = row * np.uint32(0xC2B2AE3D) + column * np.uint32(0x27D4EB2F) + offset
+    value: NDArray[np.uint32] = (
+        row * np.uint32(0xC2B2AE3D) + column * np.uint32(0x27D4EB2F) + offset
+    )
     value ^= value >> np.uint32(16)
     value *= np.uint32(0x85EBCA6B)
     value ^= value >> np.uint32(13)
     value *= np.uint32(0xC2B2AE35)
     value ^= value >> np.uint32(16)
-    return value >> np.uint32(24)
+    value >>= np.uint32(24)
+    return value
 
 
 def check_self_test(manifest: Mapping[str, Any], score: float, source: str) -> None:

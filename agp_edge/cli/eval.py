@@ -90,11 +90,10 @@ def evaluation_lines(evaluation: Evaluation) -> list[str]:
     if any(metrics.aupro is None for metrics in evaluation.types.values()):
         lines.append("pixel figures need a mask for each defective image (ground_truth/<type>)")
     lines += _verdict_lines(evaluation)
-    p50, p90, p99 = evaluation.latency()["total"]
-    lines.append(
-        f"latency per frame: p50 {p50:.2f} ms, p90 {p90:.2f} ms, p99 {p99:.2f} ms"
-        f" ({evaluation.engine})"
-    )
+    lines.append(f"milliseconds per frame ({evaluation.engine}):")
+    lines.append(f"  {'':<11}      p50      p90      p99")
+    for stage, values in evaluation.latency().items():
+        lines.append(f"  {stage:<11}" + "".join(f"{value:9.2f}" for value in values))
     return lines
 
 
@@ -119,9 +118,16 @@ def _verdict_lines(evaluation: Evaluation) -> list[str]:
     good = evaluation.count(defective=False)
     found = evaluation.count(defective=True, anomalous=True)
     defective = evaluation.count(defective=True)
+    rejected_parts, parts = evaluation.good_parts()
+    by_part = (
+        f", {rejected_parts} of {parts} good parts ({rejected_parts / parts:.1%})"
+        if evaluation.has_parts
+        else ""
+    )
     return [
-        f"at the model's threshold {evaluation.threshold:.6g}: {rejected} of {good} good rejected"
-        f" ({rejected / good:.1%}; promised {promise['false_reject']:.1%} on average, from"
-        f" {promise['n']} held-out {promise['unit']}), {found} of {defective} defective found"
-        f" ({found / defective:.1%})"
+        f"at the model's threshold {evaluation.threshold:.6g}:",
+        f"  {found} of {defective} defective found ({found / defective:.1%})",
+        f"  {rejected} of {good} good rejected ({rejected / good:.1%}){by_part}; promised"
+        f" {promise['false_reject']:.1%} of {promise['unit']} on average, from {promise['n']}"
+        " held-out ones",
     ]

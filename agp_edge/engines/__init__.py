@@ -14,8 +14,8 @@ __all__ = ["ENGINES", "is_plan", "open_engine"]
 
 ENGINES = ("onnxruntime", "openvino", "tensorrt")
 
-# A plan starts with "ftrt" (TensorRT), "vtrt" (TensorRT for RTX) or "ptrt" (before 10), an ONNX file
-# with the tag of ir_version.
+# A plan starts with "ftrt" (TensorRT), "vtrt" (TensorRT for RTX) or "ptrt" (before 10), an ONNX
+# file with the tag of ir_version.
 PLAN_MAGIC = b"trt"
 ONNX_FIRST_BYTE = b"\x08"
 PLAN_SUFFIXES = (".plan", ".engine", ".trt")

@@ -50,10 +50,9 @@ void register_detector(py::module_& module) {
       py::arg("text"), py::arg("source"));
   py::class_<Detector>(module, "Detector")
       .def(py::init(&open), py::arg("manifest_json"), py::arg("source"), py::arg("engine"),
-           py::kw_only(), py::arg("threshold") = py::none(),
-           py::arg("mask_threshold") = py::none(), py::arg("roi") = py::none(),
-           py::arg("min_area") = 0, py::arg("outputs") = static_cast<std::uint8_t>(kAll),
-           py::arg("threads") = 0)
+           py::kw_only(), py::arg("threshold") = py::none(), py::arg("mask_threshold") = py::none(),
+           py::arg("roi") = py::none(), py::arg("min_area") = 0,
+           py::arg("outputs") = static_cast<std::uint8_t>(kAll), py::arg("threads") = 0)
       .def("score", &score, py::arg("frame"), py::arg("format") = py::none())
       .def_property_readonly("threshold",
                              [](const Detector& self) { return self.decision().threshold; })

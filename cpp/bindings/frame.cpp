@@ -9,7 +9,8 @@ namespace {
 
 namespace py = pybind11;
 
-constexpr const char* kExpected = "uint8 (height, width, 3) BGR or (height, width) mono is expected";
+constexpr const char* kExpected =
+    "uint8 (height, width, 3) BGR or (height, width) mono is expected";
 
 std::string described(const py::array& array) {
   return py::str(array.dtype()).cast<std::string>() + " " +
@@ -70,15 +71,14 @@ BorrowedFrame::BorrowedFrame(const py::object& image, const std::optional<std::s
   frame_.format = format_of(array_, format);
   frame_.height = side(array_.shape(0));
   frame_.width = side(array_.shape(1));
-  const auto row_bytes =
-      static_cast<std::size_t>(frame_.width) * static_cast<std::size_t>(bytes_per_pixel(frame_.format));
+  const auto row_bytes = static_cast<std::size_t>(frame_.width) *
+                         static_cast<std::size_t>(bytes_per_pixel(frame_.format));
   if (array_.size() > 0 && !rows_are_packed(array_)) {
     array_ = py::array::ensure(array_, py::array::c_style);
     if (!array_) throw py::error_already_set();
   }
   // A single row's stride says nothing; NumPy may leave any number there.
-  frame_.row_pitch =
-      frame_.height > 1 ? static_cast<std::size_t>(array_.strides(0)) : row_bytes;
+  frame_.row_pitch = frame_.height > 1 ? static_cast<std::size_t>(array_.strides(0)) : row_bytes;
   frame_.data = static_cast<const std::uint8_t*>(array_.data());
   frame_.validate();
 }

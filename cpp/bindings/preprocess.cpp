@@ -54,23 +54,23 @@ Output run(SharedPreprocessor& self, const py::object& image,
 
 void register_preprocess(py::module_& module) {
   py::class_<SharedPreprocessor>(module, "Preprocessor")
-      .def(py::init([](int height, int width, const std::array<float, 3>& mean,
-                       const std::array<float, 3>& stddev, const std::string& channels,
-                       const std::string& resize, const std::optional<py::tuple>& roi,
-                       int threads) {
-             PreprocessRecipe recipe;
-             recipe.height = height;
-             recipe.width = width;
-             recipe.mean = mean;
-             recipe.stddev = stddev;
-             recipe.channels = channel_order_from(channels);
-             recipe.resize = resize_rule_from(resize);
-             if (roi) recipe.roi = rect_from(*roi, "roi");
-             return std::make_unique<SharedPreprocessor>(recipe, threads);
-           }),
-           py::kw_only(), py::arg("height"), py::arg("width"), py::arg("mean"), py::arg("std"),
-           py::arg("channels") = "rgb", py::arg("resize") = "antialias",
-           py::arg("roi") = py::none(), py::arg("threads") = 0)
+      .def(
+          py::init([](int height, int width, const std::array<float, 3>& mean,
+                      const std::array<float, 3>& stddev, const std::string& channels,
+                      const std::string& resize, const std::optional<py::tuple>& roi, int threads) {
+            PreprocessRecipe recipe;
+            recipe.height = height;
+            recipe.width = width;
+            recipe.mean = mean;
+            recipe.stddev = stddev;
+            recipe.channels = channel_order_from(channels);
+            recipe.resize = resize_rule_from(resize);
+            if (roi) recipe.roi = rect_from(*roi, "roi");
+            return std::make_unique<SharedPreprocessor>(recipe, threads);
+          }),
+          py::kw_only(), py::arg("height"), py::arg("width"), py::arg("mean"), py::arg("std"),
+          py::arg("channels") = "rgb", py::arg("resize") = "antialias", py::arg("roi") = py::none(),
+          py::arg("threads") = 0)
       .def("run", run, py::arg("frame"), py::arg("format") = py::none(),
            py::arg("out") = py::none());
 }

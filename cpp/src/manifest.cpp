@@ -92,8 +92,9 @@ class Section {
     std::array<float, 3> triple{};
     for (std::size_t i = 0; i < 3; ++i) {
       constexpr double kLargest = 1e6;
-      triple[i] = static_cast<float>(number_of(value[i], std::string(key) + "[" + std::to_string(i) + "]",
-                                               lowest, kLargest, lowest_included));
+      triple[i] =
+          static_cast<float>(number_of(value[i], std::string(key) + "[" + std::to_string(i) + "]",
+                                       lowest, kLargest, lowest_included));
     }
     return triple;
   }

@@ -68,7 +68,7 @@ PlanSearch search_plan(std::istream& file) {
     at_end = count < chunk.size();
     window.append(chunk.data(), count);
     // A match is taken only where its longest possible text is in the window.
-    const std::size_t ready = at_end ? window.size()
+    const std::size_t ready = at_end                       ? window.size()
                               : window.size() > kPlanLimit ? window.size() - kPlanLimit
                                                            : 0;
     std::size_t from = 0;
@@ -104,7 +104,8 @@ std::ifstream open_model(const std::string& path, std::uint64_t& size) {
                      "' is a folder, an .onnx file or a plan is expected: give the file inside");
   }
   if (!fs::is_regular_file(status)) {
-    throw ModelError("the model '" + path + "' is not a regular file, give an .onnx file or a plan");
+    throw ModelError("the model '" + path +
+                     "' is not a regular file, give an .onnx file or a plan");
   }
   size = fs::file_size(path, error);
   errno = 0;

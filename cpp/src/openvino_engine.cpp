@@ -28,8 +28,8 @@ class OpenVinoEngine final : public Engine {
             [&](ov_infer_request_t** request) {
               return library_.compiled_model_create_infer_request(model_.get(), request);
             })) {
-    inputs_ = tensors(path, library_.compiled_model_inputs_size,
-                      library_.compiled_model_input_by_index);
+    inputs_ =
+        tensors(path, library_.compiled_model_inputs_size, library_.compiled_model_input_by_index);
     outputs_ = tensors(path, library_.compiled_model_outputs_size,
                        library_.compiled_model_output_by_index);
     bound_in_.resize(inputs_.size(), nullptr);
@@ -74,8 +74,7 @@ class OpenVinoEngine final : public Engine {
         [&](ov_compiled_model_t** compiled) {
           return library_.core_compile_model(
               core_.get(), model.get(), "CPU", threads > 0 ? 6U : 4U, compiled, "PERFORMANCE_HINT",
-              "LATENCY", "INFERENCE_PRECISION_HINT", "f32", "INFERENCE_NUM_THREADS",
-              count.c_str());
+              "LATENCY", "INFERENCE_PRECISION_HINT", "f32", "INFERENCE_NUM_THREADS", count.c_str());
         });
   }
 
@@ -125,12 +124,11 @@ class OpenVinoEngine final : public Engine {
   void bind(TensorSpec& spec, void* address, void*& bound, std::size_t index, SetTensor set) {
     if (address == bound) return;
     const std::string what = "binding the tensor " + to_string(spec) + " in " + name_;
-    const auto tensor =
-        make<ov_tensor_t>(library_.tensor_free, what, [&](ov_tensor_t** made) {
-          return library_.tensor_create_from_host_ptr(
-              float32_, {static_cast<std::int64_t>(spec.shape.size()), spec.shape.data()}, address,
-              made);
-        });
+    const auto tensor = make<ov_tensor_t>(library_.tensor_free, what, [&](ov_tensor_t** made) {
+      return library_.tensor_create_from_host_ptr(
+          float32_, {static_cast<std::int64_t>(spec.shape.size()), spec.shape.data()}, address,
+          made);
+    });
     bound = nullptr;
     library_.check(set(request_.get(), index, tensor.get()), what);
     bound = address;

@@ -46,8 +46,7 @@ void* open_library(const std::string& folder) {
   if (library == nullptr) {
     const char* const reason = dlerror();
     throw DependencyError("OpenVINO cannot be opened (" +
-                          std::string(reason != nullptr ? reason : path.c_str()) +
-                          "): " + kAdvice);
+                          std::string(reason != nullptr ? reason : path.c_str()) + "): " + kAdvice);
   }
   return library;
 }

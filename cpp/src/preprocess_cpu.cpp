@@ -10,6 +10,7 @@
 #include "resample_cpu.hpp"
 #include "resize_weights.hpp"
 #include "thread_pool.hpp"
+#include "vertical_pass.hpp"
 
 namespace agp_edge {
 namespace {
@@ -17,7 +18,6 @@ namespace {
 // Below this many bytes of frame a second thread costs more in waking than it saves.
 constexpr std::size_t kBytesPerThread = std::size_t{1} << 20;
 constexpr int kMaxThreads = 8;
-constexpr int kRowsPerChunk = 16;
 
 std::string describe(const Rect& rect) {
   return "(x " + std::to_string(rect.x) + ", y " + std::to_string(rect.y) + ", " +
@@ -77,23 +77,31 @@ ChannelOrder channel_order_from(const std::string& name) {
 struct Preprocessor::Impl {
   PreprocessRecipe recipe;
   int threads;
+  const ResampleKernels& kernels = resample_kernels();
 
   // Of the last frame geometry.
   int frame_height = 0;
   int frame_width = 0;
   int channels = 0;
   Rect view;
-  BandMatrix vertical;
-  BandMatrix horizontal;
+  VerticalPass vertical;
+  HorizontalTable horizontal;
   std::unique_ptr<ThreadPool> pool;
   std::size_t line_stride = 0;
-  std::vector<float> lines;                       // one per worker
-  std::vector<const std::uint8_t*> row_pointers;  // vertical.taps per worker
-  std::vector<float> row_weights;
+  std::vector<float> lines;                       // kLinesAtOnce lines and a carry per worker
+  std::vector<const std::uint8_t*> row_pointers;  // vertical.max_rows() per worker
+  std::vector<float> row_weights;                 // the same
 
   void plan(const Frame& frame);
+  int wanted_threads(std::size_t bytes) const;
   void rows(const Frame& frame, float* out, int begin, int end, int worker);
 };
+
+int Preprocessor::Impl::wanted_threads(std::size_t bytes) const {
+  if (threads != 0) return threads;
+  const std::size_t cores = static_cast<std::size_t>(std::min(usable_cores(), kMaxThreads));
+  return static_cast<int>(std::clamp<std::size_t>(bytes / kBytesPerThread, 1, cores));
+}
 
 void Preprocessor::Impl::plan(const Frame& frame) {
   const int frame_channels = bytes_per_pixel(frame.format);
@@ -112,67 +120,56 @@ void Preprocessor::Impl::plan(const Frame& frame) {
   }
   frame_height = 0;  // until the tables below are all there
   view = region;
-  vertical = resize_weights(recipe.resize, view.height, recipe.height);
-  horizontal = resize_weights(recipe.resize, view.width, recipe.width);
+  vertical = VerticalPass(recipe.resize, view.height, recipe.height);
+  horizontal =
+      HorizontalTable(resize_weights(recipe.resize, view.width, recipe.width), frame_channels);
 
-  const std::size_t row_bytes = static_cast<std::size_t>(view.width) * frame_channels;
-  int wanted = threads;
-  if (wanted == 0) {
-    const std::size_t useful = row_bytes * static_cast<std::size_t>(view.height) / kBytesPerThread;
-    wanted = static_cast<int>(std::clamp<std::size_t>(
-        useful, 1, static_cast<std::size_t>(std::min(usable_cores(), kMaxThreads))));
-  }
+  const std::size_t columns = static_cast<std::size_t>(view.width) * frame_channels;
+  const int wanted = wanted_threads(columns * static_cast<std::size_t>(view.height));
   if (pool == nullptr || pool->threads() != wanted) pool = std::make_unique<ThreadPool>(wanted);
-
   const std::size_t workers = static_cast<std::size_t>(wanted);
-  line_stride = (row_bytes + kLinePadding + 15) / 16 * 16;
-  lines.assign(workers * line_stride, 0.0F);
-  row_pointers.assign(workers * static_cast<std::size_t>(vertical.taps), nullptr);
-  row_weights.assign(workers * static_cast<std::size_t>(vertical.taps), 0.0F);
+  const std::size_t max_rows = static_cast<std::size_t>(vertical.max_rows());
+  line_stride = (columns + kLinePadding + 15) / 16 * 16;
+  lines.assign(workers * (kLinesAtOnce + 1) * line_stride, 0.0F);
+  row_pointers.assign(workers * max_rows, nullptr);
+  row_weights.assign(workers * max_rows, 0.0F);
   frame_height = frame.height;
   frame_width = frame.width;
   channels = frame_channels;
 }
 
 void Preprocessor::Impl::rows(const Frame& frame, float* out, int begin, int end, int worker) {
-  const std::size_t taps = static_cast<std::size_t>(vertical.taps);
-  const std::size_t plane = static_cast<std::size_t>(recipe.height) * recipe.width;
-  const std::uint8_t* origin = frame.data + static_cast<std::size_t>(view.y) * frame.row_pitch +
-                               static_cast<std::size_t>(view.x) * channels;
-  float* line = lines.data() + static_cast<std::size_t>(worker) * line_stride;
-  const std::uint8_t** sources = row_pointers.data() + static_cast<std::size_t>(worker) * taps;
-  float* weights = row_weights.data() + static_cast<std::size_t>(worker) * taps;
-  const HorizontalTable table{horizontal.first.data(), horizontal.weights.data(), horizontal.taps,
-                              horizontal.output};
+  const std::size_t slot = static_cast<std::size_t>(worker);
+  const std::size_t max_rows = static_cast<std::size_t>(vertical.max_rows());
+  float* line = lines.data() + slot * (kLinesAtOnce + 1) * line_stride;
+  const VerticalPass::Scratch scratch{line + kLinesAtOnce * line_stride,
+                                      row_pointers.data() + slot * max_rows,
+                                      row_weights.data() + slot * max_rows};
+  const RowSource source{frame.data + static_cast<std::size_t>(view.y) * frame.row_pitch +
+                             static_cast<std::size_t>(view.x) * channels,
+                         frame.row_pitch, view.width * channels};
 
   // Channel c of the line goes to plane target[c].
   const bool swap = channels == 3 &&
                     (frame.format == PixelFormat::kRgb8) != (recipe.channels == ChannelOrder::kRgb);
   const int target[3] = {swap ? 2 : 0, 1, swap ? 0 : 2};
+  const std::size_t width = static_cast<std::size_t>(recipe.width);
+  const std::size_t plane = static_cast<std::size_t>(recipe.height) * width;
   Normalisation normal;
   for (int c = 0; c < 3; ++c) {
     normal.scale[c] = 1.0F / recipe.stddev[target[c]];
     normal.offset[c] = -recipe.mean[target[c]] / recipe.stddev[target[c]];
   }
-  for (int y = begin; y < end; ++y) {
-    int used = 0;
-    for (std::size_t t = 0; t < taps; ++t) {
-      const float weight = vertical.weights[static_cast<std::size_t>(y) * taps + t];
-      if (weight == 0) continue;
-      sources[used] = origin + (static_cast<std::size_t>(vertical.first[y]) + t) * frame.row_pitch;
-      weights[used++] = weight;
+  vertical.start(kernels, source, begin, scratch, line);
+  for (int y = begin; y < end; y += kLinesAtOnce) {
+    const int count = std::min(kLinesAtOnce, end - y);
+    for (int l = 0; l < count; ++l) {
+      vertical.line(kernels, source, y + l, scratch, line + l * line_stride);
     }
-    weigh_rows(sources, weights, used, view.width * channels, line);
-    float* planes[3];
-    for (int c = 0; c < 3; ++c) {
-      planes[c] = out + static_cast<std::size_t>(target[c]) * plane +
-                  static_cast<std::size_t>(y) * recipe.width;
-    }
-    if (channels == 3) {
-      resample_colour(line, table, normal, planes);
-    } else {
-      resample_mono(line, table, normal, planes);
-    }
+    PlaneRows rows{{}, width};
+    for (int c = 0; c < 3; ++c) rows.planes[c] = out + target[c] * plane + y * width;
+    (channels == 3 ? kernels.resample_colour : kernels.resample_mono)(line, line_stride, count,
+                                                                      horizontal, normal, rows);
   }
 }
 
@@ -193,10 +190,15 @@ void Preprocessor::run(const Frame& frame, float* out) {
   frame.validate();
   Impl& impl = *impl_;
   impl.plan(frame);
-  const int chunks = (impl.recipe.height + kRowsPerChunk - 1) / kRowsPerChunk;
-  impl.pool->run(chunks, [&](int chunk, int worker) {
-    const int begin = chunk * kRowsPerChunk;
-    impl.rows(frame, out, begin, std::min(begin + kRowsPerChunk, impl.recipe.height), worker);
+  const int height = impl.recipe.height;
+  const int threads = impl.pool->threads();
+  // Whole groups of lines, two chunks a thread: enough to even out a worker that wakes late.
+  const int groups = (height + kLinesAtOnce - 1) / kLinesAtOnce;
+  const int step =
+      threads == 1 ? height : (groups + 2 * threads - 1) / (2 * threads) * kLinesAtOnce;
+  impl.pool->run((height + step - 1) / step, [&](int chunk, int worker) {
+    const int begin = chunk * step;
+    impl.rows(frame, out, begin, std::min(begin + step, height), worker);
   });
 }
 

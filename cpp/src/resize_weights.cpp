@@ -88,8 +88,6 @@ int reflect_101(int index, int size) {
 
 }  // namespace
 
-bool BandMatrix::is_identity() const noexcept { return input == output && taps == 1; }
-
 BandMatrix triangle_weights(int input, int output) {
   return pack(input, triangle_rows(input, output));
 }

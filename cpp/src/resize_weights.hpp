@@ -1,6 +1,7 @@
 // One axis of a separable linear filter, as a banded matrix: tables for resize and blur.
 #pragma once
 
+#include <cstddef>
 #include <vector>
 
 #include "agp_edge/preprocess.hpp"
@@ -16,7 +17,10 @@ struct BandMatrix {
   std::vector<int> first;
   std::vector<float> weights;
 
-  bool is_identity() const noexcept;
+  float weight(int row, int tap) const noexcept {
+    return weights[static_cast<std::size_t>(row) * static_cast<std::size_t>(taps) +
+                   static_cast<std::size_t>(tap)];
+  }
 };
 
 // Triangle filter, half-pixel centred, weights normalised; support widened by the scale when

@@ -55,8 +55,12 @@ def test_writer_may_replace_the_temporary_file(tmp_path):
     with write_aside(path) as aside:
         other = aside.with_name("other")
         other.write_text("whole")
+        other.chmod(0o600)
         other.replace(aside)
     assert path.read_text() == "whole"
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    assert path.stat().st_mode == plain.stat().st_mode
 
 
 def test_killed_while_writing(tmp_path):

@@ -22,7 +22,7 @@ struct DetectorOptions {
   std::optional<Rect> roi;              // none: the manifest's; frame pixels
   int min_area = 0;                     // anomaly-map pixels
   std::uint8_t outputs = kAll;
-  int threads = 0;                      // of the CPU stages and the engine; 0: chosen
+  int threads = 0;  // of the CPU stages and the engine; 0: chosen
 };
 
 class Detector {

@@ -28,7 +28,7 @@ enum Outputs : std::uint8_t { kScoreOnly = 0, kMap = 1, kMask = 2, kRegions = 4,
 struct PostprocessRecipe {
   int grid_height = 0;  // of the engine's output
   int grid_width = 0;
-  int map_height = 0;   // of the anomaly map: the network's input size
+  int map_height = 0;  // of the anomaly map: the network's input size
   int map_width = 0;
   // Gaussian, standard deviation in map pixels, cut at 4 sigma, border reflected without repeating
   // the edge (cv2.BORDER_REFLECT_101); 0: none. Applied after bilinear half-pixel upsampling.

@@ -24,17 +24,17 @@ enum class ChannelOrder : std::uint8_t { kRgb, kBgr };
 
 const char* to_string(ResizeRule rule) noexcept;
 const char* to_string(ChannelOrder order) noexcept;
-ResizeRule resize_rule_from(const std::string& name);        // "antialias", "area"
-ChannelOrder channel_order_from(const std::string& name);    // "rgb", "bgr"
+ResizeRule resize_rule_from(const std::string& name);      // "antialias", "area"
+ChannelOrder channel_order_from(const std::string& name);  // "rgb", "bgr"
 
 struct PreprocessRecipe {
   int height = 0;  // of the network's input
   int width = 0;
-  ChannelOrder channels = ChannelOrder::kRgb;        // order of the network's three planes
-  std::array<float, 3> mean{{0.0F, 0.0F, 0.0F}};     // 8-bit pixel units, in that order
-  std::array<float, 3> stddev{{1.0F, 1.0F, 1.0F}};   // tensor = (pixel - mean) / stddev
+  ChannelOrder channels = ChannelOrder::kRgb;       // order of the network's three planes
+  std::array<float, 3> mean{{0.0F, 0.0F, 0.0F}};    // 8-bit pixel units, in that order
+  std::array<float, 3> stddev{{1.0F, 1.0F, 1.0F}};  // tensor = (pixel - mean) / stddev
   ResizeRule resize = ResizeRule::kAntialias;
-  Rect roi;                                          // frame pixels; empty: the whole frame
+  Rect roi;  // frame pixels; empty: the whole frame
 };
 
 class Preprocessor {

@@ -10,11 +10,11 @@ namespace agp_edge {
 
 // One connected (8-neighbour) part of the mask.
 struct Region {
-  Rect box;          // frame pixels, the region of interest's offset included
-  int area = 0;      // pixels of the anomaly map that belong to it
+  Rect box;               // frame pixels, the region of interest's offset included
+  int area = 0;           // pixels of the anomaly map that belong to it
   double frame_area = 0;  // the same in frame pixels
-  float peak = 0;    // largest value of the anomaly map inside
-  int peak_x = 0;    // where that is, frame pixels
+  float peak = 0;         // largest value of the anomaly map inside
+  int peak_x = 0;         // where that is, frame pixels
   int peak_y = 0;
 };
 
@@ -27,14 +27,14 @@ struct Latency {
 };
 
 struct Result {
-  float score = 0;      // raw, never squeezed or clipped; larger is more anomalous
-  float threshold = 0;  // the one used
+  float score = 0;            // raw, never squeezed or clipped; larger is more anomalous
+  float threshold = 0;        // the one used
   bool is_anomalous = false;  // score > threshold
   int map_height = 0;
   int map_width = 0;
-  std::vector<float> anomaly_map;   // map_height x map_width, row-major; covers the ROI
-  std::vector<std::uint8_t> mask;   // the same shape; 1 where the map exceeds the mask threshold
-  std::vector<Region> regions;      // largest peak first
+  std::vector<float> anomaly_map;  // map_height x map_width, row-major; covers the ROI
+  std::vector<std::uint8_t> mask;  // the same shape; 1 where the map exceeds the mask threshold
+  std::vector<Region> regions;     // largest peak first
   Latency latency;
 };
 

@@ -1,0 +1,275 @@
+"""The C++ part of agp_edge (cpp/bindings); private: agp_edge.Detector is the public way in.
+
+Every error of the tree (agp_edge.errors) comes out of here as that class.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+# (name, "float32" or "float16", shape)
+_Tensor = tuple[str, str, Sequence[int]]
+
+def read_manifest_json(path: str) -> str:
+    """The manifest document of an ONNX file or a plan, unparsed; told apart by content.
+
+    Raises:
+        ModelError: missing, unreadable, truncated, not a model of ours.
+    """
+
+def check_manifest_json(text: str, source: str) -> None:
+    """Checks every key of a manifest document; `source` names it in messages.
+
+    Raises:
+        ModelError: no valid JSON, a newer major version, a key missing or out of range.
+    """
+
+class Preprocessor:
+    """Frame -> network input: crop, antialiased resize, channel order, normalise, NCHW.
+
+    Args:
+        height: Of the network's input, pixels.
+        width: Of the network's input, pixels.
+        mean: Of the three planes, 8-bit pixel units: tensor = (pixel - mean) / std.
+        std: Of the three planes, 8-bit pixel units.
+        channels: Order of the planes, "rgb" or "bgr".
+        resize: "antialias" (PIL, torchvision) or "area" (cv2.INTER_AREA).
+        roi: x, y, width, height in frame pixels; None: the whole frame.
+        threads: 0 chooses, 1 stays on the caller's thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        height: int,
+        width: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        channels: str = "rgb",
+        resize: str = "antialias",
+        roi: tuple[int, int, int, int] | None = None,
+        threads: int = 0,
+    ) -> None: ...
+    def run(
+        self,
+        frame: NDArray[np.uint8] | Buffer,
+        format: str | None = None,
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Preprocesses one frame; threads take turns, the GIL is free.
+
+        Args:
+            frame: uint8 (height, width, 3) or (height, width). Rows may be any distance apart;
+                pixels that are not side by side are copied once.
+            format: "bgr8", "rgb8" or "mono8"; None: bgr8 or mono8 by the number of axes.
+            out: Written and returned if given: float32 (3, height, width), C-contiguous.
+
+        Returns:
+            float32 (3, height, width).
+
+        Raises:
+            FrameError: a wrong dtype, shape, format or region of interest.
+            ValueError: `out` does not fit.
+        """
+
+class NativeRegion:
+    """One connected part of the mask."""
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """x, y, width, height; frame pixels."""
+    @property
+    def area(self) -> int:
+        """Anomaly-map pixels."""
+    @property
+    def frame_area(self) -> float:
+        """Frame pixels."""
+    @property
+    def peak(self) -> float:
+        """Largest value of the anomaly map inside."""
+    @property
+    def peak_position(self) -> tuple[int, int]:
+        """x, y of the peak; frame pixels."""
+
+class NativeLatency:
+    """Milliseconds of the steady clock."""
+
+    @property
+    def preprocess_ms(self) -> float: ...
+    @property
+    def execute_ms(self) -> float: ...
+    @property
+    def postprocess_ms(self) -> float: ...
+    @property
+    def total_ms(self) -> float: ...
+
+class NativeResult:
+    """What C++ found in one frame; the arrays own their memory."""
+
+    @property
+    def score(self) -> float: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def is_anomalous(self) -> bool: ...
+    @property
+    def anomaly_map(self) -> NDArray[np.float32] | None:
+        """float32 (height, width); None where it was not asked for."""
+    @property
+    def mask(self) -> NDArray[np.bool_] | None:
+        """NumPy bool (height, width); None where it was not asked for."""
+    @property
+    def regions(self) -> list[NativeRegion]:
+        """Largest peak first; empty where they were not asked for."""
+    @property
+    def latency(self) -> NativeLatency: ...
+
+class Postprocessor:
+    """Distance grid -> anomaly map, score, mask, regions.
+
+    Args:
+        grid_height: Of the engine's output.
+        grid_width: Of the engine's output.
+        map_height: Of the anomaly map, pixels.
+        map_width: Of the anomaly map, pixels.
+        sigma: Of the Gaussian blur, map pixels; 0: none.
+        score: "max" or "top_mean".
+        top_share: Share of the map's pixels that "top_mean" averages, (0, 1].
+        threads: 1 stays on the caller's thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        grid_height: int,
+        grid_width: int,
+        map_height: int,
+        map_width: int,
+        sigma: float,
+        score: str = "max",
+        top_share: float = 0.01,
+        threads: int = 1,
+    ) -> None: ...
+    def run(
+        self,
+        grid: NDArray[np.float32],
+        *,
+        view: tuple[int, int, int, int] | None = None,
+        threshold: float | None = None,
+        mask_threshold: float | None = None,
+        min_area: int = 0,
+        outputs: int = 7,
+    ) -> NativeResult:
+        """Postprocesses one grid; threads take turns, the GIL is free.
+
+        Args:
+            grid: float32 (grid_height, grid_width).
+            view: x, y, width, height of the part of the frame that the map covers; None: the map.
+            threshold: Of the score; None: nothing is anomalous.
+            mask_threshold: Of the map; None: `threshold`.
+            min_area: Regions of fewer map pixels are dropped.
+            outputs: Sum of 1 (map), 2 (mask) and 4 (regions).
+
+        Raises:
+            ModelError: a value of the grid is not finite.
+            ValueError: `grid` does not fit.
+        """
+
+class Engine:
+    """Any inference engine that C++ can call."""
+
+    @property
+    def name(self) -> str:
+        """Name and version."""
+    @property
+    def inputs(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Name, dtype and shape of each."""
+    @property
+    def outputs(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Name, dtype and shape of each."""
+
+class CallableEngine(Engine):
+    """An engine that is a Python function.
+
+    Args:
+        name: Name and version, for reports.
+        inputs: (name, dtype, shape) of each.
+        outputs: (name, dtype, shape) of each.
+        function: Called with a stream (0 on a CPU) and the addresses of the inputs and outputs,
+            the same ones for one detector's life; what it raises comes out of score() unchanged.
+
+    Raises:
+        ModelError: an unknown dtype or a side below 1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        inputs: Sequence[_Tensor],
+        outputs: Sequence[_Tensor],
+        function: Callable[[int, list[int], list[int]], object],
+    ) -> None: ...
+
+def has_openvino() -> bool:
+    """Whether the extension was built with OpenVINO's headers."""
+
+def open_openvino(path: str, *, library_folder: str = "", threads: int = 0) -> Engine:
+    """Opens an ONNX file with OpenVINO on the CPU.
+
+    Args:
+        path: The ONNX file.
+        library_folder: Where libopenvino_c.so* is; empty: AGP_EDGE_OPENVINO_LIBS, then the
+            system's search path.
+        threads: 0: OpenVINO chooses.
+
+    Raises:
+        DependencyError: not built in, or the library was not found.
+        ModelError: OpenVINO cannot read or compile the file.
+    """
+
+class Detector:
+    """A manifest and an engine; score() from any thread, calls take turns.
+
+    Args:
+        manifest_json: The document.
+        source: Its file, for messages.
+        engine: Its tensors have to fit the manifest.
+        threshold: None: the manifest's.
+        mask_threshold: None: `threshold` if given, else the manifest's.
+        roi: x, y, width, height in frame pixels; None: the manifest's.
+        min_area: Regions of fewer map pixels leave mask and list.
+        outputs: Sum of 1 (map), 2 (mask) and 4 (regions).
+        threads: Of the CPU stages; 0 chooses.
+
+    Raises:
+        ModelError: a wrong manifest, a tensor that does not fit, no threshold anywhere.
+        FrameError: a region of interest that is empty or starts below 0.
+    """
+
+    def __init__(
+        self,
+        manifest_json: str,
+        source: str,
+        engine: Engine,
+        *,
+        threshold: float | None = None,
+        mask_threshold: float | None = None,
+        roi: tuple[int, int, int, int] | None = None,
+        min_area: int = 0,
+        outputs: int = 7,
+        threads: int = 0,
+    ) -> None: ...
+    def score(self, frame: NDArray[np.uint8] | Buffer, format: str | None = None) -> NativeResult:
+        """Scores one frame; see Preprocessor.run for what a frame may be.
+
+        Raises:
+            FrameError: the frame; ModelError: the engine failed or answered nonsense.
+        """
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def mask_threshold(self) -> float: ...
+    @property
+    def engine_name(self) -> str: ...

@@ -1,0 +1,250 @@
+"""Engines: bound buffers, what is installed, and plans on a machine that cannot run them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from agp_edge import DependencyError, Detector, DeviceError, ModelError, _core
+from agp_edge.dependencies import require
+from agp_edge.engines import is_plan
+from agp_edge.engines import onnxruntime as ort_engine
+from agp_edge.engines.tensorrt import FLAVOURS
+
+TENSORRT_MODULES = [module for flavour in FLAVOURS.values() for module in flavour.modules]
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory, small_model):
+    """A real plan of TensorRT for RTX."""
+    from agp_edge.build import plan_from_onnx
+
+    path = tmp_path_factory.mktemp("plan") / "small.plan"
+    plan_from_onnx(small_model, path, backend="rtx", targets=(86,))
+    return path
+
+
+def test_openvino_and_onnx_runtime_agree(small_model, good_frame, bad_frame):
+    with (
+        Detector(small_model, engine="onnxruntime") as one,
+        Detector(small_model, engine="openvino") as two,
+    ):
+        assert one.engine_name.startswith("ONNX Runtime ")
+        assert two.engine_name.startswith("OpenVINO ")
+        for frame in (good_frame, bad_frame):
+            first, second = one.score(frame), two.score(frame)
+            assert first.score == pytest.approx(second.score, rel=1e-5)
+            np.testing.assert_allclose(
+                first.anomaly_map, second.anomaly_map, atol=1e-5 * np.ptp(first.anomaly_map)
+            )
+
+
+def test_buffers_are_bound_once(small_model, monkeypatch, good_frame):
+    calls = []
+    bind = ort_engine._Runner._bind
+    monkeypatch.setattr(
+        ort_engine._Runner, "_bind", lambda self, *args: (calls.append(args), bind(self, *args))
+    )
+    with Detector(small_model) as detector:
+        for _ in range(5):
+            detector.score(good_frame)
+    assert len(calls) == 1
+
+
+def test_new_addresses_are_bound_anew(small_model, good_frame, bad_frame):
+    """Two pipelines over one engine, in turns: each gets the answer to its own frame."""
+    from agp_edge.manifest import read_manifest_text
+
+    text, _ = read_manifest_text(small_model)
+    engine = ort_engine.open_onnx(str(small_model))
+    one, two = (_core.Detector(text, "small", engine) for _ in range(2))
+    expected = one.score(good_frame).score, one.score(bad_frame).score
+    for _ in range(3):
+        assert (one.score(good_frame).score, two.score(bad_frame).score) == expected
+
+
+def test_the_engine_reads_and_writes_the_addresses_it_is_given(small_model):
+    """The raw seam: our arrays in, our arrays out, no copy in between."""
+    engine = ort_engine.open_onnx(str(small_model))
+    assert engine.inputs == [("image", "float32", (1, 3, 64, 64))]
+    assert engine.outputs == [("distance", "float32", (1, 1, 8, 8))]
+
+
+def test_threads_are_handed_on(small_model, monkeypatch):
+    import onnxruntime
+
+    seen = []
+    session = onnxruntime.InferenceSession
+
+    def spy(path, options, **rest):
+        seen.append(options.intra_op_num_threads)
+        return session(path, options, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    Detector(small_model, threads=1).close()
+    Detector(small_model).close()
+    assert seen == [1, 0]
+
+
+def test_a_failure_while_running_is_a_model_error(small_model, monkeypatch, good_frame):
+    with Detector(small_model) as detector:
+        expected = detector.score(good_frame).score
+        run = ort_engine._Runner.__call__
+
+        def fail(self, *args):
+            self._session = None
+            run(self, *args)
+
+        monkeypatch.setattr(ort_engine._Runner, "__call__", fail)
+        with pytest.raises(ModelError, match=r"ONNX Runtime failed on '.*small\.onnx'"):
+            detector.score(good_frame)
+    monkeypatch.undo()
+    with Detector(small_model) as detector:
+        assert detector.score(good_frame).score == expected
+
+
+WITHOUT = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in {names!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: (
+    None if name.partition('.')[0] in {names!r} else find(name, package))
+from agp_edge.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def cli_without(names, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(names=set(names)), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def image(tmp_path, good_frame):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "good.png"), good_frame)
+    return tmp_path / "good.png"
+
+
+def assert_one_line(done, *texts):
+    assert done.returncode == 1, (done.returncode, done.stderr)
+    assert done.stderr.startswith("agp-edge: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    for text in texts:
+        assert text in done.stderr
+
+
+def test_without_onnx_runtime_openvino_runs(small_model, image):
+    done = cli_without({"onnxruntime"}, "score", small_model, image)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_one_line(
+        cli_without({"onnxruntime"}, "score", small_model, image, "--engine", "onnxruntime"),
+        "'onnxruntime' is needed here and is not installed",
+        "`pip install 'agp-edge[cpu]'`",
+    )
+
+
+def test_without_any_cpu_engine(small_model, image):
+    assert_one_line(
+        cli_without({"onnxruntime", "openvino"}, "score", small_model, image),
+        "no engine that runs",
+        "`pip install 'agp-edge[cpu]'`",
+        "`pip install 'agp-edge[openvino]'`",
+    )
+    assert_one_line(
+        cli_without({"openvino"}, "score", small_model, image, "--engine", "openvino"),
+        "`pip install 'agp-edge[openvino]'`",
+    )
+
+
+def test_without_opencv(small_model, image):
+    assert_one_line(
+        cli_without({"cv2"}, "score", small_model, image), "pip install 'agp-edge[images]'"
+    )
+
+
+def test_require(tmp_path, monkeypatch):
+    (tmp_path / "broken_package_a.py").write_text("import nothing_of_that_name_b")
+    (tmp_path / "broken_package_c.py").write_text("raise ImportError('libx.so: not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DependencyError, match=r"b' is needed.*pip install 'agp-edge\[cpu\]'"):
+        require("nothing_of_that_name_b", extra="cpu")
+    with pytest.raises(DependencyError, match=r"a' is installed and does not load \(No module"):
+        require("broken_package_a", extra="cpu")
+    with pytest.raises(DependencyError, match=r"does not load \(libx\.so: not found\)"):
+        require("broken_package_c", extra="cpu")
+    assert require("json") is json
+
+
+def test_plans_are_told_by_content(plan, small_model, tmp_path):
+    assert is_plan(str(plan))
+    assert not is_plan(str(small_model))
+    (tmp_path / "plan.onnx").write_bytes(plan.read_bytes())
+    assert is_plan(str(tmp_path / "plan.onnx"))
+    (tmp_path / "onnx.plan").write_bytes(small_model.read_bytes())
+    with Detector(tmp_path / "onnx.plan") as detector:
+        assert "ONNX Runtime" in detector.engine_name
+
+
+def test_a_plan_on_a_cpu_engine(plan):
+    with pytest.raises(ModelError, match=r"plan and cannot run in openvino: open the \.onnx"):
+        Detector(plan, engine="openvino")
+    with pytest.raises(DeviceError, match="NVIDIA GPU only"):
+        Detector(plan, device="cpu")
+
+
+def test_a_plan_without_tensorrt(plan, image):
+    for command in (("score", plan, image),):
+        assert_one_line(
+            cli_without(TENSORRT_MODULES, *command),
+            "small.plan' is a TensorRT plan and no TensorRT is installed",
+            "`pip install 'agp-edge[tensorrt]'`",
+            "`pip install 'agp-edge[rtx]'`",
+        )
+    done = cli_without(TENSORRT_MODULES, "info", plan)  # needs none
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("module", sorted(TENSORRT_MODULES))
+def test_a_plan_without_a_gpu_does_not_touch_tensorrt(module, plan, image, tmp_path):
+    """Each flavour, as a package that kills the process when it is imported."""
+    package = tmp_path / module
+    package.mkdir()
+    (package / "__init__.py").write_text("import os; os.abort()")
+    done = subprocess.run(
+        [sys.executable, "-m", "agp_edge", "score", plan, image],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": "-1"},
+    )
+    assert_one_line(done, "small.plan' is a TensorRT plan, and no NVIDIA GPU can be used here")
+
+
+@pytest.mark.skipif(
+    os.environ.get("AGP_EDGE_REQUIRE_GPU") == "1", reason="it is about machines without a GPU"
+)
+@pytest.mark.parametrize("flavour", ["rtx", "lean"])
+def test_a_plan_without_a_gpu_with_the_real_wheels(flavour, plan, image):
+    """The lean runtime segfaults here when it is asked before the driver is."""
+    assert FLAVOURS[flavour].find_module(), f"the tests need {FLAVOURS[flavour].install}"
+    others = set(TENSORRT_MODULES) - set(FLAVOURS[flavour].modules)
+    assert_one_line(
+        cli_without(others, "score", plan, image),
+        "small.plan' is a TensorRT plan, and no NVIDIA GPU can be used here",
+    )

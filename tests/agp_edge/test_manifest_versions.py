@@ -1,0 +1,116 @@
+"""Manifests of every version that was ever written keep loading; the file here never changes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agp_edge import Detector, ModelError, read_manifest
+from agp_edge.cli import main
+from agp_edge.manifest import (
+    InputSpec,
+    Manifest,
+    OutputSpec,
+    PostprocessSpec,
+    PrecisionSpec,
+    SelfTest,
+    ThresholdSpec,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize("golden", sorted(GOLDEN.glob("manifest-*.json")), ids=lambda p: p.stem)
+def test_golden_manifests_load(golden, write_model, tmp_path):
+    text = golden.read_text(encoding="utf-8").strip()
+    path = write_model(tmp_path / "golden.onnx", manifest=text)
+    assert read_manifest(path) == json.loads(text)
+
+
+def test_there_is_a_golden_manifest_of_each_version():
+    assert (GOLDEN / "manifest-1.0.json").exists()
+
+
+def test_version_1_0_is_still_written_the_same_way():
+    manifest = Manifest(
+        name="bottle",
+        backbone="tf_efficientnet_lite0",
+        input=InputSpec(
+            name="image", height=256, width=320, mean=(127.0,) * 3, std=(128.0,) * 3,
+            roi=(120, 40, 960, 768),
+        ),
+        output=OutputSpec(name="distance", height=32, width=40),
+        postprocess=PostprocessSpec(sigma=4.0, score="top_mean", top_share=0.02),
+        classes=("Flasche 0,5 l", "瓶"),
+        threshold=ThresholdSpec(
+            value=0.0731, method="conformal", false_reject=0.02, n=118, unit="parts",
+            mask_value=0.0688,
+        ),
+        precision=PrecisionSpec(asked="fp16", built=None),
+        opset=18,
+        versions={"agp_edge": "0.1.0", "torch": "2.14.1", "timm": "1.0.20"},
+        hashes={"data": "sha256:" + "0f" * 32, "weights": "sha256:" + "a1" * 32},
+        created="2026-11-24T06:00:00+00:00",
+        self_test=SelfTest(seed=1, score=0.05125),
+    )  # fmt: skip
+    golden = (GOLDEN / "manifest-1.0.json").read_text(encoding="utf-8").strip()
+    assert manifest.to_json() == golden
+
+
+def test_a_newer_minor_is_read_and_its_new_keys_are_kept(write_model, tmp_path, good_frame):
+    changes = {"agp_edge_manifest": "1.7", "input.gamma": 2.2, "tiles": {"size": 256}}
+    path = write_model(tmp_path / "minor.onnx", changes=changes)
+    with Detector(path) as detector:
+        assert detector.manifest["tiles"] == {"size": 256}
+        assert detector.manifest["input"]["gamma"] == 2.2
+        assert not detector.score(good_frame).is_anomalous
+
+
+@pytest.mark.parametrize("version", ["2.0", "10.1"])
+def test_a_newer_major_is_refused(version, write_model, tmp_path):
+    path = write_model(tmp_path / "major.onnx", changes={"agp_edge_manifest": version})
+    for use in (read_manifest, Detector):
+        with pytest.raises(ModelError, match=rf"version {version}.*install a newer agp-edge"):
+            use(path)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ('{"agp_edge_manifest":"1.0","name":"\udc80"}', "UTF-8|utf-8|corrupt"),
+        ('{"agp_edge_manifest":"1.0","deep":' + "[" * 5000 + "]" * 5000 + "}", "manifest of"),
+        ('{"agp_edge_manifest":"1.0","n":' + "9" * 5000 + "}", "manifest of"),
+        ("[1, 2]", "JSON object"),
+        (" ", "not valid JSON"),
+    ],
+)
+def test_manifests_that_are_none(manifest, message, write_model, tmp_path):
+    if "\udc80" in manifest:  # one byte of the file, which the ONNX library would not write
+        path = write_model(tmp_path / "m.onnx", manifest=manifest.replace("\udc80", "\x01"))
+        path.write_bytes(path.read_bytes().replace(b'\x01"}', b'\x80"}'))
+    else:
+        path = write_model(tmp_path / "m.onnx", manifest=manifest)
+    with pytest.raises(ModelError, match=message):
+        read_manifest(path)
+
+
+def test_deep_unknown_keys_of_a_valid_manifest(write_model, tmp_path):
+    deep: list = []
+    for _ in range(200):
+        deep = [deep]
+    path = write_model(tmp_path / "deep.onnx", changes={"deep": deep})
+    text = json.dumps(read_manifest(path)["deep"])
+    assert text.count("[") == 201
+    whole = json.dumps(read_manifest(path)).replace(text, "[" * 5000 + "]" * 5000)
+    with pytest.raises(ModelError, match="cannot be read"):
+        read_manifest(write_model(tmp_path / "deeper.onnx", manifest=whole))
+
+
+def test_info(small_model, capsys):
+    assert main(["info", str(small_model), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == read_manifest(small_model)
+    assert main(["info", str(small_model)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "name            small" in lines
+    assert "  height        64" in lines
+    assert any(line.split() == ["roi", "-"] for line in lines)

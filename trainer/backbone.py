@@ -1,0 +1,138 @@
+"""The frozen backbone: reads a normalised image (B, 3, H, W), gives feature maps of several layers."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from agp_edge.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Backbone", "backbone_options"]
+
+
+class Backbone(nn.Module):
+    """A timm model cut after the deepest layer that is asked for; its weights never change.
+
+    Works for each timm model with `forward_intermediates`: CNNs (layers are stages) and ViTs
+    (layers are blocks).
+    """
+
+    layers: tuple[int, ...]  # indices of timm's feature_info
+    channels: tuple[int, ...]  # of each layer
+    strides: tuple[int, ...]  # pixels between the values of each layer
+
+    def __init__(self, model: nn.Module, name: str, layers: tuple[int, ...] = ()) -> None:
+        """Takes over `model`, a full timm model, and cuts it.
+
+        Args:
+            model: as timm.create_model made it, with weights.
+            name: timm's name, for messages.
+            layers: indices of feature_info; (): strides 8, 16 and 32 of a CNN, the blocks after
+                a quarter, a half and three quarters of a ViT.
+
+        Raises:
+            ModelError: timm's model gives no intermediate features, or lacks a layer.
+        """
+        super().__init__()
+        if not hasattr(model, "forward_intermediates"):
+            raise ModelError(f"backbone '{name}' cannot give intermediate features; choose another")
+        info: list[dict[str, Any]] = list(model.feature_info)
+        self.layers = layers or _default_layers(info)
+        outside = [layer for layer in self.layers if not 0 <= layer < len(info)]
+        if outside or list(self.layers) != sorted(set(self.layers)):
+            raise ModelError(
+                f"backbone '{name}' has the layers 0 to {len(info) - 1}; got {self.layers}, expected "
+                "different ones in rising order"
+            )
+        self.channels = tuple(int(info[layer]["num_chs"]) for layer in self.layers)
+        self.strides = tuple(int(info[layer]["reduction"]) for layer in self.layers)
+        # what lies behind the deepest layer is dropped: it would be in the exported file
+        model.prune_intermediate_layers(list(self.layers), prune_norm=True, prune_head=True)
+        self.model = model
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stays in inference mode: batch normalisation keeps its pretrained statistics."""
+        del mode
+        return super().train(False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Feature maps (B, channels[i], H / strides[i], W / strides[i]) of each layer."""
+        features: list[Tensor] = self.model.forward_intermediates(
+            image, indices=list(self.layers), intermediates_only=True, output_fmt="NCHW"
+        )
+        return features
+
+    @torch.no_grad()
+    def forward_with_attention(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The feature maps, and the self-attention of the blocks that have one.
+
+        Returns:
+            Features as `forward` gives them, and softmax attention (B, heads, T, T) of each block
+            up to the deepest layer; T counts prefix tokens too. No attention for a CNN.
+        """
+        with _recorded_attention(self.model) as maps:
+            features = self(image)
+        return features, maps
+
+    @property
+    def prefix_tokens(self) -> int:
+        """How many tokens (class, registers) stand before the image's."""
+        return int(getattr(self.model, "num_prefix_tokens", 0))
+
+
+def backbone_options(name: str, height: int, width: int) -> dict[str, Any]:
+    """Arguments of timm.create_model that fix the input size; a ViT needs them, a CNN has none."""
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size:
+        return {"img_size": (height, width)}
+    return {}
+
+
+def _default_layers(info: list[dict[str, Any]]) -> tuple[int, ...]:
+    strides = [int(layer["reduction"]) for layer in info]
+    if len(set(strides)) > 1:
+        return tuple(
+            index
+            for index, stride in enumerate(strides)
+            # the last layer of each of these strides
+            if stride in (8, 16, 32) and stride not in strides[index + 1 :]
+        )
+    depth = len(strides)
+    return tuple(sorted({max(round(depth * share) - 1, 0) for share in (0.25, 0.5, 0.75)}))
+
+
+@contextmanager
+def _recorded_attention(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Records softmax attention (B, heads, T, T) of every block that runs inside.
+
+    timm's fused attention never has the matrix; with it off, the matrix passes `attn_drop`.
+    """
+    maps: list[Tensor] = []
+    fused: list[tuple[nn.Module, bool]] = []
+    handles = []
+    for module in model.modules():
+        if isinstance(getattr(module, "attn_drop", None), nn.Module):
+            if hasattr(module, "fused_attn"):
+                fused.append((module, bool(module.fused_attn)))
+                module.fused_attn = False
+            handles.append(
+                module.attn_drop.register_forward_hook(
+                    lambda _module, _inputs, output: maps.append(output.detach())
+                )
+            )
+    try:
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, value in fused:
+            module.fused_attn = value

@@ -1,0 +1,213 @@
+"""Checkpoint and training state: tensors as safetensors, the rest as JSON; neither runs code.
+
+runs/NAME/checkpoint.safetensors   the best epoch's weights, backbone included
+runs/NAME/checkpoint.json          what they are: configs, data, backbone, epoch
+runs/NAME/state.safetensors        all that --resume needs; rewritten after each epoch
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from agp_edge.errors import ModelError
+from agp_edge.files import write_aside
+from agp_edge.trainer.config import ModelConfig, TrainConfig, config_from_dict, config_to_dict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agp_edge.trainer.model import AgpNet
+
+__all__ = [
+    "Checkpoint",
+    "State",
+    "file_digest",
+    "load_model",
+    "read_checkpoint",
+    "read_state",
+    "write_checkpoint",
+    "write_state",
+]
+
+FORMAT = "1.0"
+WEIGHTS_NAME = "checkpoint.safetensors"
+DOCUMENT_NAME = "checkpoint.json"
+STATE_NAME = "state.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """checkpoint.json: everything about the weights beside it."""
+
+    name: str
+    model: ModelConfig
+    train: TrainConfig
+    weights_source: str  # of the backbone, for people
+    mean: tuple[float, float, float]  # 8-bit pixel units, RGB
+    std: tuple[float, float, float]
+    data_root: str  # absolute at training time
+    data_digest: str  # "sha256:<hex>" of all training images
+    train_files: tuple[str, ...]  # relative to data_root
+    held_out: tuple[tuple[str, str | None], ...]  # file, part
+    epoch: int
+    held_out_error: float
+    weights_digest: str = ""  # "sha256:<hex>" of checkpoint.safetensors
+    versions: dict[str, str] = field(default_factory=dict)
+    created: str = ""  # ISO 8601, UTC
+
+
+@dataclass(frozen=True)
+class State:
+    """state.safetensors: tensors of decoder, momentum copy and optimiser, and the loop's numbers."""
+
+    tensors: dict[str, Tensor]
+    document: dict[str, Any]
+
+
+def write_checkpoint(folder: Path, model: AgpNet, checkpoint: Checkpoint) -> None:
+    """Writes weights and JSON; the JSON, which names the weights' hash, comes last."""
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in _state(model).items()}
+    path = folder / WEIGHTS_NAME
+    with write_aside(path) as aside:
+        save_file(tensors, aside)
+    document = {
+        "format": FORMAT,
+        **{
+            key: config_to_dict(value) if isinstance(value, ModelConfig | TrainConfig) else value
+            for key, value in vars(checkpoint).items()
+        },
+        "weights_digest": file_digest(path),
+    }
+    with write_aside(folder / DOCUMENT_NAME) as aside:
+        aside.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def read_checkpoint(path: str | Path) -> tuple[Checkpoint, Path]:
+    """The document of a run folder, checkpoint.json or checkpoint.safetensors, and the folder.
+
+    Raises:
+        ModelError: a file is missing, cut, of a newer version, or the two do not belong together.
+    """
+    given = Path(path)
+    folder = given if given.is_dir() else given.parent
+    document_path, weights = folder / DOCUMENT_NAME, folder / WEIGHTS_NAME
+    for needed in (document_path, weights):
+        if not needed.is_file():
+            raise ModelError(
+                f"checkpoint '{given}': '{needed}' does not exist; give the folder that "
+                "`agp-edge train` wrote"
+            )
+    try:
+        document = json.loads(document_path.read_text(encoding="utf-8"))
+        version = document.pop("format")
+        major = int(version.split(".")[0])
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(
+            f"'{document_path}' is not a checkpoint of ours ({error}); train again"
+        ) from error
+    if major > int(FORMAT.split(".", maxsplit=1)[0]):
+        raise ModelError(
+            f"'{document_path}' has the format {version}; this version reads {FORMAT}: update "
+            "agp-edge"
+        )
+    checkpoint = _checkpoint_from(document, document_path)
+    if file_digest(weights) != checkpoint.weights_digest:
+        raise ModelError(
+            f"'{weights}' is not the file that '{document_path}' describes (its hash differs); "
+            "resume the run or train again"
+        )
+    return checkpoint, folder
+
+
+def load_model(path: str | Path) -> tuple[AgpNet, Checkpoint]:
+    """The network of a checkpoint, in inference mode on the CPU; needs no other weights.
+
+    Raises:
+        ModelError: as `read_checkpoint`, or the weights do not fit the model.
+    """
+    # the network's modules are heavy and not needed to read a state
+    from agp_edge.trainer.backbone import Backbone, backbone_options  # noqa: PLC0415
+    from agp_edge.trainer.model import AgpNet  # noqa: PLC0415
+    from agp_edge.trainer.weights import pretrained_model  # noqa: PLC0415
+
+    checkpoint, folder = read_checkpoint(path)
+    config = checkpoint.model
+    options = backbone_options(config.backbone, config.height, config.width)
+    full = pretrained_model(config.backbone, "random", **options)
+    model = AgpNet(config, Backbone(full.model, config.backbone, config.layers))
+    tensors, _ = _read_tensors(folder / WEIGHTS_NAME)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"the weights of '{folder}' do not fit its model: {first}") from error
+    return model.eval(), checkpoint
+
+
+def write_state(folder: Path, state: State) -> None:
+    """Writes tensors and document as one file: a killed run has the old state or the new one."""
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.tensors.items()}
+    with write_aside(folder / STATE_NAME) as aside:
+        save_file(tensors, aside, {"state": json.dumps(state.document)})
+
+
+def read_state(folder: Path) -> State | None:
+    """The state of a run; None where there is none yet.
+
+    Raises:
+        ModelError: the file is not a state of ours.
+    """
+    path = folder / STATE_NAME
+    if not path.exists():
+        return None
+    tensors, metadata = _read_tensors(path)
+    try:
+        return State(tensors, json.loads(metadata["state"]))
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"'{path}' is not a training state of ours; train anew") from error
+
+
+def file_digest(path: Path) -> str:
+    """ "sha256:<hex>" of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _state(model: AgpNet) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = model.state_dict()
+    return state
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"'{path}' cannot be read ({error}); is it cut?") from error
+
+
+def _checkpoint_from(document: dict[str, Any], path: Path) -> Checkpoint:
+    try:
+        return Checkpoint(
+            **{
+                **document,
+                "model": config_from_dict(ModelConfig, document["model"], f"'{path}'"),
+                "train": config_from_dict(TrainConfig, document["train"], f"'{path}'"),
+                "mean": tuple(document["mean"]),
+                "std": tuple(document["std"]),
+                "train_files": tuple(document["train_files"]),
+                "held_out": tuple((file, part) for file, part in document["held_out"]),
+            }
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"'{path}' is not a checkpoint of ours ({error}); train again") from error

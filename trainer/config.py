@@ -1,0 +1,110 @@
+"""Every hyperparameter, its unit and where its value comes from; read by all stages, written nowhere.
+
+Sources: "paper" is arXiv 2408.07490 as far as it is documented; "neighbour" is ViTAD
+(arXiv 2312.07495), the nearest public method; "ours" was chosen on good images and may be changed
+where experiments say so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
+
+from agp_edge.errors import ModelError
+
+__all__ = ["ModelConfig", "TrainConfig", "config_from_dict", "config_to_dict"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What the network is; together with the weights it rebuilds the model."""
+
+    backbone: str = "tf_efficientnet_lite0"  # timm's name; paper: DINO ViT-S/16 and others
+    height: int = 256  # pixels of the network's input; neighbour: 256
+    width: int = 256
+    # Indices of timm's feature_info (CNN: stages, ViT: blocks); (): strides 8, 16, 32 of a CNN, and
+    # the blocks after a quarter, a half and three quarters of a ViT (neighbour: 3, 6, 9 of 12).
+    layers: tuple[int, ...] = ()
+    stride: int = 16  # pixels between tokens of the fused grid; that of a ViT-S/16
+    pool: int = 3  # tokens; side of the mean over neighbours at each layer, 1: none; ours
+    normalise: str = "layer"  # each layer's token: "layer" (paper), "l2" or "none"
+    # Layers become one target: "sum" (paper; needs equal widths), "concat", "auto": sum where the
+    # widths are equal.
+    fuse: str = "auto"
+    whiten: bool = True  # fixed linear map that gives the target unit covariance; ours
+    components: int = 0  # of the whitened target, largest variances first; 0: all
+    shrinkage: float = 0.01  # added to the variances, in units of their mean; keeps noise small
+    decoder: str = "transformer"  # or "mlp": each token by itself
+    decoder_width: int = 128  # channels inside; unknown in the paper
+    decoder_depth: int = 4  # blocks; paper: 4
+    decoder_heads: int = 4  # unknown in the paper
+    bottleneck: int = 0  # channels of the narrowest layer before the decoder; 0: none
+    dropout: float = 0.0  # share of bottleneck channels dropped in training
+    distance: str = "l2"  # per token: "l2" (paper), divided by sqrt(channels), or "cosine"
+    sigma: float = 4.0  # map pixels; Gaussian blur of the anomaly map; neighbour: 4
+    score: str = "max"  # of the map; paper
+    top_share: float = 0.01  # of the map's pixels; used by score="top_mean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the network is trained; nothing of it is needed at inference."""
+
+    epochs: int = 40  # paper: 500 on MVTec-AD
+    batch: int = 16  # images
+    learning_rate: float = 1e-3  # AdamW, at its peak; neighbour: 1e-4 with a far larger decoder
+    weight_decay: float = 1e-4  # neighbour
+    warmup: float = 0.05  # share of all steps with a rising rate; cosine decay to zero after it
+    clip: float = 1.0  # largest gradient norm
+    seed: int = 0
+    hold_out: float = 0.2  # share of the parts kept for early stop and threshold
+    patience: int = 8  # epochs without a better held-out error before training stops
+    false_reject: float = 0.05  # share of good images that the threshold may reject
+    perturbation: str = "attention"  # or "uniform" (mask of ones), "none"
+    prior: str = "auto"  # "attention" (paper; ViT), "energy", "border"; auto: attention or energy
+    alpha: float = 1.0  # masked noise at the last epoch, in units of a token's RMS; unknown
+    beta: float = 0.5  # noise everywhere, in the same unit; unknown; UniAD: 20 / sqrt(channels)
+    momentum: float = 0.99  # eta of the decoder's momentum copy; unknown
+    image_noise: bool = False  # second pass with a perturbed image (paper); needs the backbone
+    image_noise_std: float = 0.5  # of the normalised image's unit; unknown
+    image_share: float = 0.5  # share of the image under noise at the last epoch; unknown
+    hard_share: float = 1.0  # share of tokens, worst first, that the loss counts; paper: all
+    cache_gb: float = 8.0  # most disk that cached features may take; 0: no cache
+
+
+_Config = TypeVar("_Config", ModelConfig, TrainConfig)
+
+
+def config_to_dict(config: ModelConfig | TrainConfig) -> dict[str, Any]:
+    """The config as what JSON can hold; tuples become lists."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(config).items()
+    }
+
+
+def config_from_dict(kind: type[_Config], document: dict[str, Any], source: str) -> _Config:
+    """The config that `config_to_dict` wrote.
+
+    Keys that are missing take their default: an older file lacks what came later.
+
+    Raises:
+        ModelError: a key is unknown or of a wrong type; names `source`.
+    """
+    known = {field.name: field for field in fields(kind)}
+    values: dict[str, Any] = {}
+    for key, value in document.items():
+        if key not in known:
+            raise ModelError(f"{source}: unknown setting '{key}'; was it made by a newer version?")
+        default = known[key].default
+        if isinstance(default, tuple) and isinstance(value, list):
+            values[key] = tuple(value)
+        elif isinstance(default, float) and isinstance(value, int) and value is not True:
+            values[key] = float(value)
+        elif type(value) is type(default):
+            values[key] = value
+        else:
+            raise ModelError(
+                f"{source}: setting '{key}' is {value!r}; expected a {type(default).__name__}"
+            )
+    return kind(**values)

@@ -1,0 +1,251 @@
+"""Features of the frozen backbone: reads training images, writes a cache of them (fp16, on disk).
+
+The backbone never changes, so that its features are computed once and read back in each epoch. They
+are rounded to fp16 with and without a cache: both ways train the same model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from agp_edge.errors import ModelError
+from agp_edge.files import write_aside
+from agp_edge.trainer.config import ModelConfig, config_to_dict
+from agp_edge.trainer.perturbation import attention_prior, border_prior, energy_prior
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from agp_edge.trainer.data import ImageReader
+    from agp_edge.trainer.model import AgpNet
+
+__all__ = ["CachedFeatures", "ComputedFeatures", "Features", "default_cache_dir", "open_features"]
+
+# Settings that do not change what the backbone and the fusion give.
+_AFTER_FUSION = frozenset(
+    {
+        "whiten", "components", "shrinkage", "decoder", "decoder_width", "decoder_depth",
+        "decoder_heads", "bottleneck", "dropout", "distance", "sigma", "score", "top_share",
+    }
+)  # fmt: skip
+
+
+class Features(Protocol):
+    """Fused tokens and prior masks of a fixed list of images."""
+
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    def read(self, indices: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+        """Tokens before whitening, float32 (B, N, C), and prior masks, float32 (B, N)."""
+
+
+class FeatureExtractor:
+    """Images -> fused tokens and prior mask."""
+
+    def __init__(self, model: AgpNet, prior: str, device: torch.device) -> None:
+        """Prepares the way through `model`, which lives on `device`.
+
+        Args:
+            model: its backbone and fusion are used.
+            prior: "attention", "energy", "border", or "auto": attention where the backbone has
+                self-attention over the whole grid, else energy.
+            device: where the backbone runs.
+        """
+        if prior not in ("auto", "attention", "energy", "border"):
+            raise ModelError(f"prior is '{prior}'; expected auto, attention, energy or border")
+        self.model = model
+        self.prior = prior
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images (B, 3, H, W) -> tokens fp16 (B, N, C) and masks fp16 (B, N), on the CPU.
+
+        Raises:
+            ModelError: the backbone has no attention to be the prior, or a feature is not finite
+                in fp16.
+        """
+        images = images.to(self.device)
+        backbone, grid = self.model.backbone, self.model.grid
+        prior = None
+        if self.prior in ("auto", "attention"):
+            features, maps = backbone.forward_with_attention(images)
+            prior = attention_prior(maps, backbone.prefix_tokens)
+            if prior is not None and prior.shape[1] != grid[0] * grid[1]:
+                prior = None  # the blocks' grid is not the token grid
+            if prior is None and self.prior == "attention":
+                raise ModelError(
+                    "prior is 'attention', but the backbone has no self-attention over the token "
+                    "grid; use energy or border"
+                )
+        else:
+            features = backbone(images)
+        tokens = self.model.fusion(features)
+        if self.prior == "border":
+            prior = border_prior(tokens, grid)
+        elif prior is None:
+            prior = energy_prior(features, grid)
+        tokens16 = tokens.to("cpu", torch.float16)
+        if not torch.isfinite(tokens16).all():
+            raise ModelError(
+                "a feature of the backbone is not finite in 16 bits; its weights are damaged, or "
+                "normalise is 'none' and must be 'layer'"
+            )
+        # attention values are near 1 / N: brought near 1, where fp16 has its digits
+        scaled = prior / prior.mean(dim=1, keepdim=True).clamp(min=1e-12)
+        return tokens16, scaled.to("cpu", torch.float16)
+
+
+class ComputedFeatures:
+    """Features computed each time that they are read: for sets larger than the cache may be."""
+
+    def __init__(
+        self, extractor: FeatureExtractor, reader: ImageReader, paths: Sequence[Path]
+    ) -> None:
+        """Reads `paths` through `reader` when asked."""
+        self._extractor = extractor
+        self._reader = reader
+        self._paths = list(paths)
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self._paths)
+
+    def read(self, indices: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+        """Tokens before whitening, float32 (B, N, C), and prior masks, float32 (B, N)."""
+        images = self._reader.read([self._paths[index] for index in indices])
+        tokens, prior = self._extractor(images)
+        return tokens.float(), prior.float()
+
+
+class CachedFeatures:
+    """Features in a memory-mapped file, fp16 (n, N, C + 1): tokens and the prior as last channel."""
+
+    def __init__(self, array: NDArray[np.float16]) -> None:
+        """Reads from `array`."""
+        self._array = array
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self._array)
+
+    def read(self, indices: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+        """Tokens before whitening, float32 (B, N, C), and prior masks, float32 (B, N)."""
+        both = torch.from_numpy(self._array[indices].astype(np.float32))
+        return both[:, :, :-1], both[:, :, -1]
+
+
+def open_features(
+    model: AgpNet,
+    config: ModelConfig,
+    prior: str,
+    reader: ImageReader,
+    paths: Sequence[Path],
+    *,
+    key: dict[str, Any],
+    cache_dir: Path,
+    cache_gb: float,
+    device: torch.device,
+    batch: int = 16,
+    progress: bool = True,
+) -> Features:
+    """The features of `paths`: from the cache, computed into it, or computed anew in each epoch.
+
+    Args:
+        model: its backbone and fusion are used.
+        config: of the model; what stands before the whitening is part of the cache's key.
+        prior: as FeatureExtractor takes it.
+        reader: of the images.
+        paths: of the images, in the order of the indices.
+        key: what else the features depend on: hashes of weights and images, normalisation.
+        cache_dir: where caches live; the oldest are removed when room is needed.
+        cache_gb: most disk that `cache_dir` may take; 0: no cache.
+        device: where the backbone runs.
+        batch: images per pass.
+        progress: whether to show a bar.
+    """
+    extractor = FeatureExtractor(model, prior, device)
+    shape = (len(paths), model.grid[0] * model.grid[1], model.fusion.channels + 1)
+    size = 2 * shape[0] * shape[1] * shape[2]
+    if size > cache_gb * 1e9:
+        return ComputedFeatures(extractor, reader, paths)
+    path = cache_dir / f"{_digest(config, prior, key)}.npy"
+    array = _read_cache(path, shape)
+    if array is None:
+        _make_room(cache_dir, int(cache_gb * 1e9) - size)
+        with write_aside(path) as aside:
+            array = np.lib.format.open_memmap(aside, "w+", np.float16, shape)
+            for part, images in reader.batches(paths, batch, desc="features", progress=progress):
+                tokens, mask = extractor(images)
+                array[part, :, :-1] = tokens.numpy()
+                array[part, :, -1] = mask.numpy()
+            array.flush()
+            del array
+        array = _read_cache(path, shape)
+        if array is None:
+            raise ModelError(f"the feature cache '{path}' cannot be read back; is the disk full?")
+    return CachedFeatures(array)
+
+
+def default_cache_dir() -> Path:
+    """Where features are cached: $AGP_EDGE_CACHE, else below the user's cache folder."""
+    own = os.environ.get("AGP_EDGE_CACHE")
+    if own:
+        return Path(own) / "features"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "agp_edge" / "features"
+
+
+def _digest(config: ModelConfig, prior: str, key: dict[str, Any]) -> str:
+    settings = {
+        name: value for name, value in config_to_dict(config).items() if name not in _AFTER_FUSION
+    }
+    import timm  # noqa: PLC0415  (only its version)
+
+    document = {
+        "version": 1,
+        "settings": settings,
+        "prior": prior,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        **key,
+    }
+    text = json.dumps(document, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _read_cache(path: Path, shape: tuple[int, int, int]) -> NDArray[np.float16] | None:
+    """The array of a cache file; None where it is missing, cut or of another shape."""
+    try:
+        array: NDArray[np.float16] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    if array.shape != shape or array.dtype != np.float16:
+        return None
+    with suppress(OSError):
+        os.utime(path)  # used now: removed last
+    return array
+
+
+def _make_room(folder: Path, limit: int) -> None:
+    """Removes the caches that were not used for longest until the folder holds `limit` bytes."""
+    caches = sorted(folder.glob("*.npy"), key=lambda path: path.stat().st_mtime)
+    total = sum(path.stat().st_size for path in caches)
+    for path in caches:
+        if total <= limit:
+            return
+        total -= path.stat().st_size
+        with suppress(OSError):
+            path.unlink()

@@ -1,0 +1,115 @@
+"""The network as it is deployed: normalised image (B, 3, H, W) -> distance map (B, 1, gh, gw).
+
+No loss, no optimiser, no file; nothing of the perturbation branch lives here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from agp_edge.errors import ModelError
+from agp_edge.trainer.backbone import Backbone
+from agp_edge.trainer.config import ModelConfig
+from agp_edge.trainer.decoder import MlpDecoder, TransformerDecoder
+from agp_edge.trainer.fusion import Fusion, Whitening
+
+__all__ = ["AgpNet"]
+
+_EPSILON = 1e-8
+
+
+class AgpNet(nn.Module):
+    """Frozen backbone, fusion, whitening and the reconstruction branch."""
+
+    decoder: TransformerDecoder | MlpDecoder
+    whitening: Whitening | nn.Identity
+
+    def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
+        """Builds the trained part round a backbone.
+
+        Raises:
+            ModelError: the input size does not fit the strides, or a setting is unknown.
+        """
+        super().__init__()
+        step = max(config.stride, *backbone.strides)
+        if min(config.height, config.width) < step or config.height % step or config.width % step:
+            raise ModelError(
+                f"the input size {config.height}x{config.width} does not fit the backbone "
+                f"'{config.backbone}'; give multiples of {step} pixels"
+            )
+        if config.distance not in ("l2", "cosine"):
+            raise ModelError(f"distance is '{config.distance}'; expected l2 or cosine")
+        self.grid = (config.height // config.stride, config.width // config.stride)
+        self.distance_kind = config.distance
+        self.backbone = backbone
+        self.fusion = Fusion(
+            backbone.channels,
+            self.grid,
+            pool=config.pool,
+            normalise=config.normalise,
+            fuse=config.fuse,
+        )
+        channels = self.fusion.channels
+        if config.whiten:
+            self.whitening = Whitening(channels, config.components)
+            channels = self.whitening.channels
+        else:
+            self.whitening = nn.Identity()
+        self.channels = channels  # of the target
+        if config.decoder == "transformer":
+            self.decoder = TransformerDecoder(
+                channels,
+                self.grid[0] * self.grid[1],
+                width=config.decoder_width,
+                depth=config.decoder_depth,
+                heads=config.decoder_heads,
+                bottleneck=config.bottleneck,
+                dropout=config.dropout,
+            )
+        elif config.decoder == "mlp":
+            self.decoder = MlpDecoder(
+                channels,
+                width=config.decoder_width,
+                bottleneck=config.bottleneck,
+                dropout=config.dropout,
+            )
+        else:
+            raise ModelError(f"decoder is '{config.decoder}'; expected transformer or mlp")
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Distance map (B, 1, grid height, grid width) of images (B, 3, H, W); larger is worse."""
+        target = self.target(image)
+        distance = self.distance(target, self.decoder(target))
+        return distance.reshape(-1, 1, *self.grid)
+
+    def target(self, image: Tensor) -> Tensor:
+        """Tokens (B, N, C) to be reconstructed."""
+        tokens: Tensor = self.whitening(self.fusion(self.backbone(image)))
+        return tokens
+
+    def distance(self, target: Tensor, reconstructed: Tensor) -> Tensor:
+        """Per-token distance (B, N) of tokens (B, N, C).
+
+        "l2" is the Euclidean norm (arXiv 2408.07490, second hand) over sqrt(C), so that its size
+        does not depend on the width; "cosine" is 1 - cos, in [0, 2].
+        """
+        if self.distance_kind == "cosine":
+            return 1.0 - functional.cosine_similarity(target, reconstructed, dim=2)
+        return ((target - reconstructed).square().mean(dim=2) + _EPSILON).sqrt()
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The tensors that training sets: whitening and decoder."""
+        state = self.state_dict()
+        return {key: value for key, value in state.items() if not key.startswith("backbone.")}
+
+    @torch.no_grad()
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Sets what `trained_state` gave; the backbone stays."""
+        missing, unexpected = self.load_state_dict(state, strict=False)
+        missing = [key for key in missing if not key.startswith("backbone.")]
+        if missing or unexpected:
+            raise ModelError(
+                f"the weights do not fit the model: missing {missing}, unknown {unexpected}"
+            )
