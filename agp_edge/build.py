@@ -10,6 +10,8 @@ import json
 import os
 import threading
 import time
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["BACKENDS", "RTX_TARGETS", "BuildReport", "plan_from_onnx"]
 
 BACKENDS = ("auto", "tensorrt", "rtx")
-# Compute capabilities that TensorRT for RTX documents: Turing, Ampere, Ada, Blackwell desktops.
-# All four cost 9 % more bytes than one on a small model.
-RTX_TARGETS = (75, 86, 89, 120)
+# Ampere, Ada and Blackwell desktops: one plan for the three has the bytes of a plan for one. Turing
+# (75) can be asked for, but TensorRT for RTX has no FP32 matrix product there.
+RTX_TARGETS = (86, 89, 120)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,9 @@ def plan_from_onnx(
     plan = _build(trt, builder, network, config, progress)
     if plan is None:
         raise ModelError(
-            f"{title} cannot compile '{source}' ({logger.last_error or 'it gave no reason'})"
+            f"{title} cannot compile '{source}' for compute capability {', '.join(chosen)} "
+            f"({logger.last_error or 'it gave no reason'}): choose other targets or another "
+            "optimization level, or export the model with other operators"
         )
     seconds = time.perf_counter() - started
     target = Path(plan_path)
@@ -246,18 +250,25 @@ def _build(
     """
     monitor = _make_monitor(trt, progress)
     config.progress_monitor = monitor
-    plans: list[Any] = []
-    thread = threading.Thread(
-        target=lambda: plans.append(builder.build_serialized_network(network, config))
-    )
-    thread.start()
+    outcome: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(builder.build_serialized_network(network, config))
+        except Exception as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=work).start()
     try:
-        thread.join()
-    except BaseException:
+        return outcome.result()
+    except KeyboardInterrupt:
         monitor.cancelled = True
-        thread.join()
+        # The interpreter must not end under a running compiler, however often Ctrl-C comes. (A
+        # thread's join() would not do: once interrupted, it takes the thread for finished.)
+        while not outcome.done():
+            with suppress(KeyboardInterrupt):
+                outcome.exception()
         raise
-    return plans[0] if plans else None
 
 
 def _make_monitor(trt: Any, progress: Callable[[float], None] | None) -> Any:

@@ -11,8 +11,8 @@ __all__ = ["EXTRA_OF_MODULE", "missing_module_error", "require"]
 
 # Top-level import name -> extra of pyproject.toml that brings it.
 EXTRA_OF_MODULE = {
-    "PIL": "images",
     "cv2": "images",
+    "elpv_dataset": "demo",
     "jinja2": "eval",
     "matplotlib": "train",
     "onnx": "train",

@@ -1,1 +1,1 @@
-"""Reads model.onnx and good images; finds what the model needs on the line."""
+"""From model.onnx and good images to what the line needs: the decision threshold."""

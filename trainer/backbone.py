@@ -1,4 +1,4 @@
-"""The frozen backbone: reads a normalised image (B, 3, H, W), gives feature maps of several layers."""
+"""The frozen backbone: normalised image (B, 3, H, W) -> feature maps of several layers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
+from timm.models import EfficientNet, MobileNetV3
 from torch import Tensor, nn
 
 from agp_edge.errors import ModelError
@@ -21,21 +22,24 @@ class Backbone(nn.Module):
     """A timm model cut after the deepest layer that is asked for; its weights never change.
 
     Works for each timm model with `forward_intermediates`: CNNs (layers are stages) and ViTs
-    (layers are blocks).
+    (layers are blocks). Of EfficientNets and MobileNets all stages can be had, also those whose
+    stride the next stage keeps, which timm's feature_info leaves out.
     """
 
-    layers: tuple[int, ...]  # indices of timm's feature_info
+    layers: tuple[int, ...]  # indices of `model.blocks` or of timm's feature_info
     channels: tuple[int, ...]  # of each layer
     strides: tuple[int, ...]  # pixels between the values of each layer
+    model: Any  # timm's; its methods are not typed
 
-    def __init__(self, model: nn.Module, name: str, layers: tuple[int, ...] = ()) -> None:
+    def __init__(self, model: Any, name: str, layers: tuple[int, ...] = ()) -> None:
         """Takes over `model`, a full timm model, and cuts it.
 
         Args:
             model: as timm.create_model made it, with weights.
             name: timm's name, for messages.
-            layers: indices of feature_info; (): strides 8, 16 and 32 of a CNN, the blocks after
-                a quarter, a half and three quarters of a ViT.
+            layers: indices of `model.blocks` (EfficientNet, MobileNet) or of timm's feature_info;
+                (): all stages from stride 8 on but the last; the last ones of strides 8, 16 and 32
+                of another CNN; the blocks after a quarter, a half and three quarters of a ViT.
 
         Raises:
             ModelError: timm's model gives no intermediate features, or lacks a layer.
@@ -43,18 +47,24 @@ class Backbone(nn.Module):
         super().__init__()
         if not hasattr(model, "forward_intermediates"):
             raise ModelError(f"backbone '{name}' cannot give intermediate features; choose another")
-        info: list[dict[str, Any]] = list(model.feature_info)
-        self.layers = layers or _default_layers(info)
+        self._by_stage = isinstance(model, EfficientNet | MobileNetV3)
+        info = _stage_info(model) if self._by_stage else list(model.feature_info)
+        self.layers = layers or (_default_stages(info) if self._by_stage else _default_layers(info))
         outside = [layer for layer in self.layers if not 0 <= layer < len(info)]
         if outside or list(self.layers) != sorted(set(self.layers)):
             raise ModelError(
-                f"backbone '{name}' has the layers 0 to {len(info) - 1}; got {self.layers}, expected "
-                "different ones in rising order"
+                f"backbone '{name}' has the layers 0 to {len(info) - 1}; got {self.layers}, "
+                "expected different ones in rising order"
             )
         self.channels = tuple(int(info[layer]["num_chs"]) for layer in self.layers)
         self.strides = tuple(int(info[layer]["reduction"]) for layer in self.layers)
         # what lies behind the deepest layer is dropped: it would be in the exported file
-        model.prune_intermediate_layers(list(self.layers), prune_norm=True, prune_head=True)
+        if self._by_stage:
+            model = nn.ModuleList(
+                [model.conv_stem, model.bn1, *model.blocks[: max(self.layers) + 1]]
+            )
+        else:
+            model.prune_intermediate_layers(list(self.layers), prune_norm=True, prune_head=True)
         self.model = model
         self.requires_grad_(False)
         self.train(False)
@@ -66,10 +76,19 @@ class Backbone(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Feature maps (B, channels[i], H / strides[i], W / strides[i]) of each layer."""
-        features: list[Tensor] = self.model.forward_intermediates(
+        if self._by_stage:
+            stem, norm, *stages = self.model
+            features = []
+            value = norm(stem(image))
+            for index, stage in enumerate(stages):
+                value = stage(value)
+                if index in self.layers:
+                    features.append(value)
+            return features
+        intermediates: list[Tensor] = self.model.forward_intermediates(
             image, indices=list(self.layers), intermediates_only=True, output_fmt="NCHW"
         )
-        return features
+        return intermediates
 
     @torch.no_grad()
     def forward_with_attention(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -97,6 +116,25 @@ def backbone_options(name: str, height: int, width: int) -> dict[str, Any]:
     return {}
 
 
+@torch.no_grad()
+def _stage_info(model: Any) -> list[dict[str, Any]]:
+    """Channels and strides of `model.blocks`, as feature_info has them for some of the stages."""
+    size = 64  # a multiple of all strides
+    model.eval()
+    value = model.bn1(model.conv_stem(torch.zeros(1, 3, size, size)))
+    info = []
+    for stage in model.blocks:
+        value = stage(value)
+        info.append({"num_chs": value.shape[1], "reduction": size // value.shape[2]})
+    return info
+
+
+def _default_stages(info: list[dict[str, Any]]) -> tuple[int, ...]:
+    # The last one serves the classifier: wide, coarse, and without it good and bad were told apart
+    # better (solar cells; synthetic defects on good parts) and localised better.
+    return tuple(i for i, stage in enumerate(info[:-1]) if stage["reduction"] >= 8)
+
+
 def _default_layers(info: list[dict[str, Any]]) -> tuple[int, ...]:
     strides = [int(layer["reduction"]) for layer in info]
     if len(set(strides)) > 1:
@@ -111,13 +149,13 @@ def _default_layers(info: list[dict[str, Any]]) -> tuple[int, ...]:
 
 
 @contextmanager
-def _recorded_attention(model: nn.Module) -> Iterator[list[Tensor]]:
+def _recorded_attention(model: Any) -> Iterator[list[Tensor]]:
     """Records softmax attention (B, heads, T, T) of every block that runs inside.
 
     timm's fused attention never has the matrix; with it off, the matrix passes `attn_drop`.
     """
     maps: list[Tensor] = []
-    fused: list[tuple[nn.Module, bool]] = []
+    fused: list[tuple[Any, bool]] = []
     handles = []
     for module in model.modules():
         if isinstance(getattr(module, "attn_drop", None), nn.Module):

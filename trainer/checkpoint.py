@@ -27,19 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint",
-    "State",
     "file_digest",
     "load_model",
     "read_checkpoint",
-    "read_state",
+    "read_tensors",
     "write_checkpoint",
-    "write_state",
 ]
 
 FORMAT = "1.0"
 WEIGHTS_NAME = "checkpoint.safetensors"
 DOCUMENT_NAME = "checkpoint.json"
-STATE_NAME = "state.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,17 +60,9 @@ class Checkpoint:
     created: str = ""  # ISO 8601, UTC
 
 
-@dataclass(frozen=True)
-class State:
-    """state.safetensors: tensors of decoder, momentum copy and optimiser, and the loop's numbers."""
-
-    tensors: dict[str, Tensor]
-    document: dict[str, Any]
-
-
 def write_checkpoint(folder: Path, model: AgpNet, checkpoint: Checkpoint) -> None:
     """Writes weights and JSON; the JSON, which names the weights' hash, comes last."""
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in _state(model).items()}
+    tensors = {key: tensor.cpu().contiguous() for key, tensor in model.state_dict().items()}
     path = folder / WEIGHTS_NAME
     with write_aside(path) as aside:
         save_file(tensors, aside)
@@ -107,7 +96,7 @@ def read_checkpoint(path: str | Path) -> tuple[Checkpoint, Path]:
     try:
         document = json.loads(document_path.read_text(encoding="utf-8"))
         version = document.pop("format")
-        major = int(version.split(".")[0])
+        major = int(version.split(".", maxsplit=1)[0])
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ModelError(
             f"'{document_path}' is not a checkpoint of ours ({error}); train again"
@@ -142,7 +131,7 @@ def load_model(path: str | Path) -> tuple[AgpNet, Checkpoint]:
     options = backbone_options(config.backbone, config.height, config.width)
     full = pretrained_model(config.backbone, "random", **options)
     model = AgpNet(config, Backbone(full.model, config.backbone, config.layers))
-    tensors, _ = _read_tensors(folder / WEIGHTS_NAME)
+    tensors, _ = read_tensors(folder / WEIGHTS_NAME)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -151,31 +140,8 @@ def load_model(path: str | Path) -> tuple[AgpNet, Checkpoint]:
     return model.eval(), checkpoint
 
 
-def write_state(folder: Path, state: State) -> None:
-    """Writes tensors and document as one file: a killed run has the old state or the new one."""
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.tensors.items()}
-    with write_aside(folder / STATE_NAME) as aside:
-        save_file(tensors, aside, {"state": json.dumps(state.document)})
-
-
-def read_state(folder: Path) -> State | None:
-    """The state of a run; None where there is none yet.
-
-    Raises:
-        ModelError: the file is not a state of ours.
-    """
-    path = folder / STATE_NAME
-    if not path.exists():
-        return None
-    tensors, metadata = _read_tensors(path)
-    try:
-        return State(tensors, json.loads(metadata["state"]))
-    except (KeyError, ValueError) as error:
-        raise ModelError(f"'{path}' is not a training state of ours; train anew") from error
-
-
 def file_digest(path: Path) -> str:
-    """ "sha256:<hex>" of a file's bytes."""
+    """Hash of a file's bytes, "sha256:<hex>"."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -183,12 +149,12 @@ def file_digest(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _state(model: AgpNet) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = model.state_dict()
-    return state
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file and the strings in its header.
 
-
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    Raises:
+        ModelError: the file is missing, cut or of another kind.
+    """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118

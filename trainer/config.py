@@ -1,4 +1,4 @@
-"""Every hyperparameter, its unit and where its value comes from; read by all stages, written nowhere.
+"""Every hyperparameter, its unit and where its value comes from; all stages read them.
 
 Sources: "paper" is arXiv 2408.07490 as far as it is documented; "neighbour" is ViTAD
 (arXiv 2312.07495), the nearest public method; "ours" was chosen on good images and may be changed
@@ -12,7 +12,13 @@ from typing import Any, TypeVar
 
 from agp_edge.errors import ModelError
 
-__all__ = ["ModelConfig", "TrainConfig", "config_from_dict", "config_to_dict"]
+__all__ = [
+    "ModelConfig",
+    "TrainConfig",
+    "check_train_config",
+    "config_from_dict",
+    "config_to_dict",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +28,13 @@ class ModelConfig:
     backbone: str = "tf_efficientnet_lite0"  # timm's name; paper: DINO ViT-S/16 and others
     height: int = 256  # pixels of the network's input; neighbour: 256
     width: int = 256
-    # Indices of timm's feature_info (CNN: stages, ViT: blocks); (): strides 8, 16, 32 of a CNN, and
-    # the blocks after a quarter, a half and three quarters of a ViT (neighbour: 3, 6, 9 of 12).
+    # Indices of model.blocks (EfficientNet, MobileNet) or of timm's feature_info (other CNNs:
+    # stages, ViT: blocks); (): all stages from stride 8 on but the last; of other CNNs the last of
+    # strides 8, 16, 32; of a ViT the blocks after a quarter, a half and three quarters (neighbour:
+    # 3, 6, 9 of 12).
     layers: tuple[int, ...] = ()
     stride: int = 16  # pixels between tokens of the fused grid; that of a ViT-S/16
-    pool: int = 3  # tokens; side of the mean over neighbours at each layer, 1: none; ours
+    pool: int = 1  # tokens; side of the mean over neighbours at each layer, 1: none; ours
     normalise: str = "layer"  # each layer's token: "layer" (paper), "l2" or "none"
     # Layers become one target: "sum" (paper; needs equal widths), "concat", "auto": sum where the
     # widths are equal.
@@ -40,6 +48,7 @@ class ModelConfig:
     decoder_heads: int = 4  # unknown in the paper
     bottleneck: int = 0  # channels of the narrowest layer before the decoder; 0: none
     dropout: float = 0.0  # share of bottleneck channels dropped in training
+    position_scale: bool = True  # each grid position brought to the same mean and spread; ours
     distance: str = "l2"  # per token: "l2" (paper), divided by sqrt(channels), or "cosine"
     sigma: float = 4.0  # map pixels; Gaussian blur of the anomaly map; neighbour: 4
     score: str = "max"  # of the map; paper
@@ -70,6 +79,41 @@ class TrainConfig:
     image_share: float = 0.5  # share of the image under noise at the last epoch; unknown
     hard_share: float = 1.0  # share of tokens, worst first, that the loss counts; paper: all
     cache_gb: float = 8.0  # most disk that cached features may take; 0: no cache
+
+
+def check_train_config(config: TrainConfig) -> None:
+    """Refuses values that no training can have; the model's parts check their own.
+
+    Raises:
+        ModelError: names the setting, its value and what was expected.
+    """
+    for name in ("hold_out", "false_reject"):
+        if not 0.0 < getattr(config, name) < 1.0:
+            raise ModelError(f"{name} is {getattr(config, name)}; expected a share between 0 and 1")
+    for name in ("epochs", "batch"):
+        if getattr(config, name) < 1:
+            raise ModelError(f"{name} is {getattr(config, name)}; expected at least 1")
+    for name in ("learning_rate", "clip"):
+        if not getattr(config, name) > 0.0:
+            raise ModelError(f"{name} is {getattr(config, name)}; expected more than 0")
+    for name in (
+        "weight_decay",
+        "patience",
+        "alpha",
+        "beta",
+        "image_noise_std",
+        "cache_gb",
+        "seed",
+    ):
+        if not getattr(config, name) >= 0:
+            raise ModelError(f"{name} is {getattr(config, name)}; expected 0 or more")
+    for name in ("warmup", "momentum", "image_share", "hard_share"):
+        if not 0.0 <= getattr(config, name) <= 1.0:
+            raise ModelError(f"{name} is {getattr(config, name)}; expected 0 to 1")
+    if config.perturbation not in ("attention", "uniform", "none"):
+        raise ModelError(
+            f"perturbation is '{config.perturbation}'; expected attention, uniform or none"
+        )
 
 
 _Config = TypeVar("_Config", ModelConfig, TrainConfig)

@@ -65,6 +65,7 @@ class TransformerDecoder(nn.Module):
         hidden = self.entrance(tokens) + self.position
         received = []
         for block in self.blocks:
+            assert isinstance(block, Block)  # for the type checker: ModuleList forgets it
             received.append(block.attention_received(hidden))
             hidden = block(hidden)
         return torch.stack(received).mean(dim=0)
@@ -97,7 +98,8 @@ class Block(nn.Module):
         """Mean over heads and queries of the softmax attention, (B, N)."""
         query, key, _ = self._heads(tokens)
         scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5  # (B, heads, N, N)
-        return scores.softmax(dim=3).mean(dim=(1, 2))
+        received: Tensor = scores.softmax(dim=3).mean(dim=(1, 2))
+        return received
 
     def _heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, count, width = tokens.shape

@@ -36,7 +36,8 @@ __all__ = ["CachedFeatures", "ComputedFeatures", "Features", "default_cache_dir"
 _AFTER_FUSION = frozenset(
     {
         "whiten", "components", "shrinkage", "decoder", "decoder_width", "decoder_depth",
-        "decoder_heads", "bottleneck", "dropout", "distance", "sigma", "score", "top_share",
+        "decoder_heads", "bottleneck", "dropout", "position_scale", "distance", "sigma", "score",
+        "top_share",
     }
 )  # fmt: skip
 
@@ -71,7 +72,7 @@ class FeatureExtractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images (B, 3, H, W) -> tokens fp16 (B, N, C) and masks fp16 (B, N), on the CPU.
+        """Normalised images (B, 3, H, W) -> fp16 tokens (B, N, C) and masks (B, N), on the CPU.
 
         Raises:
             ModelError: the backbone has no attention to be the prior, or a feature is not finite
@@ -131,7 +132,7 @@ class ComputedFeatures:
 
 
 class CachedFeatures:
-    """Features in a memory-mapped file, fp16 (n, N, C + 1): tokens and the prior as last channel."""
+    """Features in a memory-mapped file, fp16 (n, N, C + 1): tokens, and the prior at the end."""
 
     def __init__(self, array: NDArray[np.float16]) -> None:
         """Reads from `array`."""
@@ -215,7 +216,7 @@ def _digest(config: ModelConfig, prior: str, key: dict[str, Any]) -> str:
     import timm  # noqa: PLC0415  (only its version)
 
     document = {
-        "version": 1,
+        "version": 2,
         "settings": settings,
         "prior": prior,
         "torch": torch.__version__,

@@ -8,7 +8,7 @@ All masks are (B, N) over the token grid, N = grid height * width.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch.nn import functional
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_Decoder = TypeVar("_Decoder", bound=nn.Module)
 
 __all__ = [
     "attention_prior",
@@ -98,7 +100,7 @@ def border_prior(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def combined_mask(prior: Tensor, learned: Tensor | None) -> Tensor:
-    """`A = minmax(A_prior) + minmax(A_learn)`, (B, N) in [0, 2]; the first alone without a second."""
+    """`A = minmax(A_prior) + minmax(A_learn)`, (B, N) in [0, 2]; None: the prior alone."""
     mask = minmax(prior)
     return mask if learned is None else mask + minmax(learned)
 
@@ -109,7 +111,7 @@ def rising(epoch: int, epochs: int) -> float:
 
 
 def perturb_tokens(
-    clean: Tensor, mask: Tensor | None, alpha: float, beta: float, generator: torch.Generator
+    clean: Tensor, mask: Tensor | None, alpha: float, beta: float, *, generator: torch.Generator
 ) -> Tensor:
     """`F' = F_clean + E * (alpha(t) * minmax(A) + beta)`, E Gaussian.
 
@@ -136,6 +138,7 @@ def perturb_image(
     grid: tuple[int, int],
     share: float,
     std: float,
+    *,
     generator: torch.Generator,
 ) -> Tensor:
     """Gaussian noise where the upsampled mask is largest.
@@ -160,7 +163,7 @@ def perturb_image(
     return image + noise * std * (map_ >= lowest.reshape(-1, 1, 1, 1))
 
 
-def momentum_copy(decoder: nn.Module) -> nn.Module:
+def momentum_copy(decoder: _Decoder) -> _Decoder:
     """A copy of the decoder that follows it; it gets no gradient and is never exported."""
     twin = copy.deepcopy(decoder)
     twin.requires_grad_(False)

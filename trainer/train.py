@@ -1,4 +1,4 @@
-"""The training loop: reads good images, writes runs/NAME/ (checkpoint, state, log.jsonl, loss.png)."""
+"""The training loop: reads good images, writes runs/NAME/ (checkpoint, state, log, loss.png)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from agp_edge.errors import ModelError
+from agp_edge.errors import DeviceError, ModelError
 from agp_edge.trainer.backbone import Backbone, backbone_options
-from agp_edge.trainer.checkpoint import (
-    Checkpoint,
-    State,
-    read_state,
-    write_checkpoint,
-    write_state,
-)
-from agp_edge.trainer.config import ModelConfig, TrainConfig, config_to_dict
+from agp_edge.trainer.checkpoint import Checkpoint, load_model, write_checkpoint
+from agp_edge.trainer.config import ModelConfig, TrainConfig, check_train_config
 from agp_edge.trainer.data import ImageReader, TrainingData, training_data
 from agp_edge.trainer.decoder import TransformerDecoder
 from agp_edge.trainer.features import Features, default_cache_dir, open_features
@@ -39,15 +33,15 @@ from agp_edge.trainer.perturbation import (
     rising,
     update_momentum,
 )
+from agp_edge.trainer.state import Identity, read_state, restore, write_state
 from agp_edge.trainer.weights import Pretrained, pretrained_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from agp_edge.dataset import Dataset, Sample
+    from agp_edge.dataset import Dataset
 
 __all__ = ["TrainResult", "train"]
 
@@ -63,7 +57,7 @@ class TrainResult:
     seconds: float  # of this call
 
 
-def train(
+def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     dataset: Dataset,
     output: str | Path,
     model_config: ModelConfig | None = None,
@@ -77,8 +71,8 @@ def train(
 ) -> TrainResult:
     """Trains on the good images of a data set.
 
-    The same arguments, machine and number of threads give the same weights, bit for bit, also when
-    a run was killed and resumed: all randomness comes from the seed and the number of the epoch.
+    The same arguments, machine and number of threads give the same weights on a CPU, bit for bit,
+    also when a run was killed and resumed: all randomness comes from the seed and the epoch.
 
     Args:
         dataset: `dataset.train` is used; part of it is held out for early stop and threshold.
@@ -96,34 +90,33 @@ def train(
         ModelError: the folder holds a run already, a setting is wrong or changed since the run that
             is resumed, or the loss is not finite (the best checkpoint stays).
         DependencyError: weights or a package are missing.
+        DeviceError: the device does not exist.
     """
     start_time = time.perf_counter()
     model_config, config = model_config or ModelConfig(), config or TrainConfig()
+    check_train_config(config)
     folder = Path(output)
-    target_device = _device(device)
+    on = torch_device(device)
 
     # ---- data, network, features
-    state = _state_to_resume(folder, resume)
+    state = read_state(folder)
+    if state is not None and not resume:
+        raise ModelError(
+            f"run folder '{folder}' holds a run already; go on with --resume, or give another one"
+        )
     data = training_data(dataset, config.hold_out, config.seed, progress=progress)
-    torch.manual_seed(config.seed)
-    pretrained = pretrained_model(
-        model_config.backbone,
-        weights,
-        **backbone_options(model_config.backbone, model_config.height, model_config.width),
+    model, pretrained = _new_model(model_config, weights, config.seed)
+    identity = Identity(
+        model=model_config,
+        train=config,
+        weights=weights,
+        backbone=_tensor_digest(model.backbone),
+        data=data.digest,
     )
-    backbone = Backbone(pretrained.model, model_config.backbone, model_config.layers)
-    torch.manual_seed(config.seed)  # the decoder's start must not depend on the backbone's
-    model = AgpNet(model_config, backbone).to(target_device)
+    if state is not None:
+        identity.check(state.identity, folder)
+    model.to(on)
     reader = ImageReader(model_config.height, model_config.width, pretrained.mean, pretrained.std)
-    identity = {
-        "model": config_to_dict(model_config),
-        "train": config_to_dict(config),
-        "data": data.digest,
-        "backbone": _tensor_digest(backbone),
-        "mean": pretrained.mean,
-        "std": pretrained.std,
-    }
-    _check_same_run(state, identity, folder)
     train_features, held_out_features = (
         open_features(
             model,
@@ -132,55 +125,52 @@ def train(
             reader,
             [sample.path for sample in samples],
             key={
-                **{name: identity[name] for name in ("backbone", "mean", "std")},
+                "backbone": identity.backbone,
+                "mean": pretrained.mean,
+                "std": pretrained.std,
                 "images": [data.hashes[sample.path] for sample in samples],
             },
-            cache_dir=Path(cache_dir) if cache_dir is not None else default_cache_dir(),
+            cache_dir=default_cache_dir() if cache_dir is None else Path(cache_dir),
             cache_gb=config.cache_gb,
-            device=target_device,
+            device=on,
             progress=progress,
         )
         for samples in (data.train, data.held_out)
     )
 
     # ---- what the loop changes
-    twin = momentum_copy(model.decoder) if _learns_mask(model, config) else None
+    decoder = model.decoder
+    twin = None  # the decoder's momentum copy
+    if config.perturbation == "attention" and isinstance(decoder, TransformerDecoder):
+        twin = momentum_copy(decoder)
     optimizer = torch.optim.AdamW(
-        model.decoder.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        decoder.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
-    if state is None:
-        if model_config.whiten:
-            model.whitening.fit(
-                (tokens for tokens, _ in _in_order(train_features, config.batch)),
-                model_config.shrinkage,
-            )
-        history: list[dict[str, Any]] = []
-    else:
-        _restore(state, model, twin, optimizer)
-        history = state.document["history"]
+    history: list[dict[str, Any]] = []
+    if state is not None:
+        restore(state, model, twin, optimizer)
+        history = state.history
+    elif model.whitening is not None:
+        tokens_only = (tokens for tokens, _ in _in_order(train_features, config.batch))
+        model.whitening.fit(tokens_only, model_config.shrinkage)
     best = min(history, key=lambda entry: entry["held_out_error"], default=None)
 
     # ---- the loop
     steps = math.ceil(len(data.train) / config.batch)
     bar = tqdm(
-        range(len(history), config.epochs),
-        initial=len(history),
-        total=config.epochs,
-        desc="train",
-        unit="epoch",
-        disable=not progress,
+        total=config.epochs, initial=len(history), desc="train", unit="epoch", disable=not progress
     )
-    for epoch in bar:
+    for epoch in range(len(history), config.epochs):
         if best is not None and epoch - best["epoch"] > config.patience:
-            break
+            break  # the held-out error has not fallen for `patience` epochs
         epoch_start = time.perf_counter()
-        # one stream of numbers per epoch: a resumed run draws the same ones
+        # streams of numbers of this epoch alone: a resumed run draws the same ones
         torch.manual_seed(_epoch_seed(config.seed, epoch))
-        noise = torch.Generator(target_device).manual_seed(_epoch_seed(config.seed, epoch) + 1)
+        noise = torch.Generator(on).manual_seed(_epoch_seed(config.seed, epoch) + 1)
         order = np.random.default_rng([config.seed, epoch]).permutation(len(data.train))
-        alpha = config.alpha * rising(epoch, config.epochs)
+        hardness = rising(epoch, config.epochs)
+        decoder.train()
         losses = []
-        model.decoder.train()
         for step in range(steps):
             rate = _learning_rate(config, epoch * steps + step, config.epochs * steps)
             for group in optimizer.param_groups:
@@ -188,40 +178,44 @@ def train(
             indices = order[step * config.batch : (step + 1) * config.batch]
             tokens, prior = train_features.read(indices)
             with torch.no_grad():
-                clean = model.whitening(tokens.to(target_device))  # (B, N, C)
-                mask = _mask(config, twin, clean, prior.to(target_device))  # (B, N)
-                noisy = _disturbed(config, clean, mask, alpha, noise)
-            feature_loss = reconstruction_loss(clean, model.decoder(noisy), config.hard_share)
+                clean = model.whitened(tokens.to(on))  # (B, N, C): the target
+                mask = _mask(config, twin, clean, prior.to(on))  # (B, N), or None
+                disturbed = _disturbed(config, clean, mask, hardness, noise)
+            feature_loss = reconstruction_loss(clean, decoder(disturbed), config.hard_share)
             image_loss = None
             if config.image_noise:
-                share = config.image_share * rising(epoch, config.epochs)
-                images = reader.read([data.train[index].path for index in indices])
                 with torch.no_grad():
+                    images = reader.read([data.train[index].path for index in indices]).to(on)
+                    where = torch.ones_like(prior).to(on) if mask is None else mask
+                    share = config.image_share * hardness
                     images = perturb_image(
-                        images.to(target_device),
-                        mask,
-                        model.grid,
-                        share,
-                        config.image_noise_std,
-                        noise,
+                        images, where, model.grid, share, config.image_noise_std, generator=noise
                     )
-                    noisy = _disturbed(config, model.target(images), mask, alpha, noise)
-                image_loss = reconstruction_loss(clean, model.decoder(noisy), config.hard_share)
+                    disturbed = _disturbed(config, model.target(images), mask, hardness, noise)
+                image_loss = reconstruction_loss(clean, decoder(disturbed), config.hard_share)
             loss = two_pass_loss(feature_loss, image_loss)
+
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.decoder.parameters(), config.clip)
-            value = float(loss.detach())
-            if not (math.isfinite(value) and math.isfinite(float(norm))):
+            torch.autograd.backward(loss)
+            norm = torch.nn.utils.clip_grad_norm_(decoder.parameters(), config.clip)
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1] + float(norm)):
+                paths = [data.train[index].path for index in indices]
+                cause = _cause_of_divergence(clean, paths, rate)
+                kept = (
+                    "no checkpoint was written"
+                    if best is None
+                    else (f"the checkpoint of epoch {best['epoch']} is kept")
+                )
                 raise ModelError(
-                    _divergence(epoch, step, value, clean, data.train, indices, rate, best)
+                    f"the loss is {losses[-1]} and its gradient {float(norm)} in epoch {epoch}, "
+                    f"step {step}: {cause}; {kept}"
                 )
             optimizer.step()
             if twin is not None:
-                update_momentum(twin, model.decoder, config.momentum)
-            losses.append(value)
+                update_momentum(twin, decoder, config.momentum)
 
-        error = _held_out_error(model, held_out_features, config.batch, target_device)
+        error = _held_out_error(model, held_out_features, config.batch, on)
         if not math.isfinite(error):
             raise ModelError(
                 f"the held-out error is {error} after epoch {epoch}; lower the learning rate "
@@ -232,23 +226,27 @@ def train(
             "loss": sum(losses) / len(losses),
             "held_out_error": error,
             "learning_rate": rate,
-            "alpha": alpha,
+            "hardness": hardness,
             "seconds": round(time.perf_counter() - epoch_start, 3),
         }
         history.append(entry)
         if best is None or error < best["held_out_error"]:
             best = entry
-            write_checkpoint(
-                folder, model, _checkpoint(folder, model_config, config, pretrained, data, entry)
-            )
-        write_state(folder, _state(model, twin, optimizer, {**identity, "history": history}))
+            write_checkpoint(folder, model, _checkpoint(folder, identity, pretrained, data, entry))
+        write_state(folder, identity, history, model=model, twin=twin, optimizer=optimizer)
         write_log(folder, history)
+        bar.update()
         bar.set_postfix(loss=f"{entry['loss']:.4f}", held_out=f"{error:.4f}")
 
     bar.close()
     draw_loss(folder, history)
-    if best is None:
-        raise ModelError(f"epochs is {config.epochs}; expected at least 1")
+    best = min(history, key=lambda entry: entry["held_out_error"])
+
+    # ---- position scaling: of the best epoch's distances on the training images
+    if model.position is not None:
+        best_model, checkpoint = load_model(folder)
+        _fit_position(best_model.to(on), train_features, config.batch, on)
+        write_checkpoint(folder, best_model, checkpoint)
     return TrainResult(
         folder=folder,
         epochs=len(history),
@@ -258,38 +256,73 @@ def train(
     )
 
 
-def _mask(config: TrainConfig, twin: nn.Module | None, clean: Tensor, prior: Tensor) -> Tensor:
-    """Where to perturb, (B, N): the attention-guided mask, or ones."""
+def torch_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes a GPU where torch sees one.
+
+    Raises:
+        DeviceError: there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DeviceError(f"device '{name}' cannot be used ({reason}); give cpu or auto") from error
+    return device
+
+
+def _new_model(config: ModelConfig, weights: str, seed: int) -> tuple[AgpNet, Pretrained]:
+    torch.manual_seed(seed)  # for weights="random"
+    options = backbone_options(config.backbone, config.height, config.width)
+    pretrained = pretrained_model(config.backbone, weights, **options)
+    backbone = Backbone(pretrained.model, config.backbone, config.layers)
+    torch.manual_seed(seed)  # the decoder's start must not depend on how the backbone was made
+    return AgpNet(config, backbone), pretrained
+
+
+def _mask(
+    config: TrainConfig, twin: TransformerDecoder | None, clean: Tensor, prior: Tensor
+) -> Tensor | None:
+    """A, where to perturb, (B, N); None: everywhere alike."""
     if config.perturbation != "attention":
-        return torch.ones_like(prior)
-    learned = twin.attention(clean) if isinstance(twin, TransformerDecoder) else None
-    return combined_mask(prior, learned)
+        return None
+    return combined_mask(prior, None if twin is None else twin.attention(clean))
 
 
 def _disturbed(
-    config: TrainConfig, clean: Tensor, mask: Tensor, alpha: float, noise: torch.Generator
+    config: TrainConfig,
+    clean: Tensor,
+    mask: Tensor | None,
+    hardness: float,
+    noise: torch.Generator,
 ) -> Tensor:
     if config.perturbation == "none":
         return clean
-    where = mask if config.perturbation == "attention" else None
-    return perturb_tokens(clean, where, alpha, config.beta, noise)
-
-
-def _learns_mask(model: AgpNet, config: TrainConfig) -> bool:
-    return config.perturbation == "attention" and isinstance(model.decoder, TransformerDecoder)
+    return perturb_tokens(clean, mask, config.alpha * hardness, config.beta, generator=noise)
 
 
 @torch.no_grad()
-def _held_out_error(model: AgpNet, features: Features, batch: int, device: torch.device) -> float:
-    """Mean squared error of the clean held-out tokens, without any perturbation."""
+def _held_out_error(model: AgpNet, features: Features, batch: int, on: torch.device) -> float:
+    """Mean squared error of the held-out tokens, without any perturbation."""
     model.decoder.eval()
     total, count = 0.0, 0
     for tokens, _ in _in_order(features, batch):
-        clean = model.whitening(tokens.to(device))
-        error = reconstruction_loss(clean, model.decoder(clean))
-        total += float(error) * len(tokens)
+        clean = model.whitened(tokens.to(on))
+        total += float(reconstruction_loss(clean, model.decoder(clean))) * len(tokens)
         count += len(tokens)
     return total / count
+
+
+@torch.no_grad()
+def _fit_position(model: AgpNet, features: Features, batch: int, on: torch.device) -> None:
+    # the held-out images stay out: they set the threshold
+    if model.position is not None:
+        model.position.fit(
+            model.raw_distance(model.whitened(tokens.to(on)))
+            for tokens, _ in _in_order(features, batch)
+        )
 
 
 def _in_order(features: Features, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -312,99 +345,32 @@ def _epoch_seed(seed: int, epoch: int) -> int:
     return int.from_bytes(digest[:6], "big")
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def _state_to_resume(folder: Path, resume: bool) -> State | None:
-    state = read_state(folder)
-    if state is not None and not resume:
-        raise ModelError(
-            f"run folder '{folder}' holds a run already; go on with --resume, or give another "
-            "folder"
-        )
-    return state
-
-
-def _check_same_run(state: State | None, identity: dict[str, Any], folder: Path) -> None:
-    """A resumed run must be the same run: settings, images and backbone."""
-    if state is None:
-        return
-    for part, what in (("model", "setting"), ("train", "setting")):
-        before, now = state.document.get(part, {}), identity[part]
-        for key in now:
-            if before.get(key) != now[key]:
-                raise ModelError(
-                    f"run '{folder}' was started with the {what} {key} = {before.get(key)!r}, now "
-                    f"it is {now[key]!r}; resume with the same settings or start another run"
-                )
-    if state.document.get("data") != identity["data"]:
-        raise ModelError(
-            f"run '{folder}' was started on other training images; resume with the same images or "
-            "start another run"
-        )
-    if state.document.get("backbone") != identity["backbone"]:
-        raise ModelError(
-            f"run '{folder}' was started with other backbone weights; resume with the same or "
-            "start another run"
-        )
-
-
-def _state(
-    model: AgpNet,
-    twin: nn.Module | None,
-    optimizer: torch.optim.Optimizer,
-    document: dict[str, Any],
-) -> State:
-    tensors = {f"model.{key}": tensor for key, tensor in model.trained_state().items()}
-    if twin is not None:
-        tensors.update({f"twin.{key}": tensor for key, tensor in twin.state_dict().items()})
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer.{index}.{key}": value for key, value in values.items()})
-    return State(tensors, document)
-
-
-def _restore(
-    state: State, model: AgpNet, twin: nn.Module | None, optimizer: torch.optim.Optimizer
-) -> None:
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "twin": {}, "optimizer": {}}
-    for name, tensor in state.tensors.items():
-        part, _, key = name.partition(".")
-        parts[part][key] = tensor
-    model.load_trained_state(parts["model"])
-    if twin is not None:
-        twin.load_state_dict(parts["twin"])
-    document = optimizer.state_dict()
-    values: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in parts["optimizer"].items():
-        index, _, key = name.partition(".")
-        values.setdefault(int(index), {})[key] = tensor
-    document["state"] = values
-    optimizer.load_state_dict(document)
+def _cause_of_divergence(clean: Tensor, paths: list[Path], rate: float) -> str:
+    finite = torch.isfinite(clean).flatten(1).all(dim=1).tolist()
+    bad = [path for path, fine in zip(paths, finite, strict=True) if not fine]
+    if bad:
+        return f"the features of '{bad[0]}' are not finite; remove the image"
+    return f"the training diverges at the learning rate {rate:g}; lower it"
 
 
 def _checkpoint(
     folder: Path,
-    model_config: ModelConfig,
-    config: TrainConfig,
+    identity: Identity,
     pretrained: Pretrained,
     data: TrainingData,
     entry: dict[str, Any],
 ) -> Checkpoint:
-    root = data.root
     return Checkpoint(
         name=folder.resolve().name,
-        model=model_config,
-        train=config,
+        model=identity.model,
+        train=identity.train,
         weights_source=pretrained.source,
         mean=pretrained.mean,
         std=pretrained.std,
-        data_root=str(root.resolve()),
+        data_root=str(data.root.resolve()),
         data_digest=data.digest,
-        train_files=tuple(s.path.relative_to(root).as_posix() for s in data.train),
-        held_out=tuple((s.path.relative_to(root).as_posix(), s.part) for s in data.held_out),
+        train_files=tuple(s.path.relative_to(data.root).as_posix() for s in data.train),
+        held_out=tuple((s.path.relative_to(data.root).as_posix(), s.part) for s in data.held_out),
         epoch=entry["epoch"],
         held_out_error=entry["held_out_error"],
         versions={name: metadata.version(name) for name in ("agp-edge", "torch", "timm")},
@@ -418,30 +384,3 @@ def _tensor_digest(module: nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"
-
-
-def _divergence(
-    epoch: int,
-    step: int,
-    loss: float,
-    clean: Tensor,
-    samples: tuple[Sample, ...],
-    indices: NDArray[np.intp],
-    rate: float,
-    best: dict[str, Any] | None,
-) -> str:
-    """The sentence for a loss or gradient that is not finite: step, cause, what is kept."""
-    finite = torch.isfinite(clean).flatten(1).all(dim=1).tolist()
-    bad = [samples[index].path for index, fine in zip(indices, finite, strict=True) if not fine]
-    if bad:
-        cause = f"the features of '{bad[0]}' are not finite; remove the image"
-    else:
-        cause = f"the training diverges at the learning rate {rate:g}; lower it"
-    kept = (
-        "no checkpoint was written"
-        if best is None
-        else f"epoch {best['epoch']}'s checkpoint is kept"
-    )
-    return (
-        f"loss {loss} or its gradient is not finite in epoch {epoch}, step {step}: {cause}; {kept}"
-    )

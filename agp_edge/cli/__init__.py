@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import os
 import sys
 from typing import TYPE_CHECKING, Protocol, cast
@@ -43,7 +42,7 @@ class Command(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never prints a traceback unless asked to."""
-    commands = {name: _command(name) for name in COMMANDS if _exists(name)}
+    commands = {name: _command(name) for name in COMMANDS}
     args = _parser(commands).parse_args(argv)
     try:
         code = commands[args.command].run(args)
@@ -63,10 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(name: str) -> Command:
     return cast("Command", importlib.import_module(f"agp_edge.cli.{name}"))
-
-
-def _exists(name: str) -> bool:  # until every command is there
-    return importlib.util.find_spec(f"agp_edge.cli.{name}") is not None
 
 
 def _parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
@@ -109,7 +104,12 @@ def _sentence(error: Exception) -> str:
         module = error.name.partition(".")[0]
         if module in EXTRA_OF_MODULE:
             return str(missing_module_error(module))
-    if isinstance(error, OSError):
+    if isinstance(error, ImportError) and error.name in ("agp_edge", "agp_edge._core"):
+        return (
+            f"the compiled part of agp_edge does not load ({error}): install the package again "
+            "with `pip install --force-reinstall agp-edge`"
+        )
+    if isinstance(error, OSError):  # of the operating system's own words, with the file's name
         return str(error)
     return (
         f"unexpected {type(error).__name__}: {error} "

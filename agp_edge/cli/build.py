@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_targets,
         default=(),
         help="compute capabilities for rtx, e.g. 86,89 "
-        "(default: this machine's GPU, else 75,86,89,120)",
+        "(default: this machine's GPU, else 86,89,120)",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 

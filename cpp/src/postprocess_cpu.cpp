@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -11,7 +12,7 @@
 #include "agp_edge/postprocess.hpp"
 #include "regions.hpp"
 #include "resize_weights.hpp"
-#include "simd.hpp"
+#include "smooth_cpu.hpp"
 
 namespace agp_edge {
 namespace {
@@ -53,20 +54,23 @@ ScoreRule score_rule_from(const std::string& name) {
 
 struct Postprocessor::Impl {
   PostprocessRecipe recipe;
+  const SmoothKernels& kernels = smooth_kernels();
   BandMatrix vertical;
-  BandMatrix horizontal;
-  std::vector<float> wide;  // (grid_height, map_width): the grid after the horizontal pass
+  SmoothTable horizontal;
+  std::vector<float> wide;  // (grid_height, horizontal.padded_output()): after the first pass
   std::vector<float> map;   // where the result does not keep it
   std::vector<float> sorted;
+  std::vector<std::uint8_t> mask;
   RegionFinder regions;
 
   explicit Impl(const PostprocessRecipe& r)
       : recipe(r),
         vertical(upsample_blur_weights(r.grid_height, r.map_height, r.sigma)),
         horizontal(upsample_blur_weights(r.grid_width, r.map_width, r.sigma)),
-        wide(static_cast<std::size_t>(r.grid_height) * r.map_width),
+        wide(static_cast<std::size_t>(r.grid_height) * horizontal.padded_output()),
         map(static_cast<std::size_t>(r.map_height) * r.map_width),
         sorted(r.score == ScoreRule::kTopMean ? map.size() : 0),
+        mask(map.size()),
         regions(r.map_height, r.map_width) {}
 
   void check_finite(const float* grid) const;
@@ -85,26 +89,18 @@ void Postprocessor::Impl::check_finite(const float* grid) const {
 }
 
 float Postprocessor::Impl::fill_map(const float* grid, float* values) {
-  const std::size_t map_width = static_cast<std::size_t>(recipe.map_width);
+  const std::size_t pitch = horizontal.padded_output();
   for (int y = 0; y < recipe.grid_height; ++y) {
-    const float* row = grid + static_cast<std::size_t>(y) * recipe.grid_width;
-    for (std::size_t x = 0; x < map_width; ++x) {
-      const float* weights = horizontal.weights.data() + x * horizontal.taps;
-      float sum = 0;
-      for (int t = 0; t < horizontal.taps; ++t) sum += weights[t] * row[horizontal.first[x] + t];
-      wide[static_cast<std::size_t>(y) * map_width + x] = sum;
-    }
+    kernels.widen(grid + static_cast<std::size_t>(y) * recipe.grid_width, horizontal,
+                  wide.data() + static_cast<std::size_t>(y) * pitch);
   }
   float largest = -std::numeric_limits<float>::infinity();
   for (int y = 0; y < recipe.map_height; ++y) {
-    float* out = values + static_cast<std::size_t>(y) * map_width;
-    std::fill(out, out + map_width, 0.0F);
-    for (int t = 0; t < vertical.taps; ++t) {
-      const float weight = vertical.weights[static_cast<std::size_t>(y) * vertical.taps + t];
-      const float* row = wide.data() + static_cast<std::size_t>(vertical.first[y] + t) * map_width;
-      for (std::size_t x = 0; x < map_width; ++x) out[x] += weight * row[x];
-    }
-    for (std::size_t x = 0; x < map_width; ++x) largest = std::max(largest, out[x]);
+    const float* weights = vertical.weights.data() + static_cast<std::size_t>(y) * vertical.taps;
+    const float* rows = wide.data() + static_cast<std::size_t>(vertical.first[y]) * pitch;
+    largest =
+        std::max(largest, kernels.blend(rows, pitch, weights, vertical.taps, recipe.map_width,
+                                        values + static_cast<std::size_t>(y) * recipe.map_width));
   }
   return largest;
 }
@@ -141,7 +137,6 @@ void Postprocessor::run(const float* grid, const Rect& view, const Decision& dec
   const std::size_t size = impl.map.size();
   const bool keep_map = (decision.outputs & kMap) != 0;
   const bool find_regions = (decision.outputs & kRegions) != 0;
-  const bool keep_mask = (decision.outputs & kMask) != 0 || find_regions;
 
   result.map_height = impl.recipe.map_height;
   result.map_width = impl.recipe.map_width;
@@ -153,16 +148,18 @@ void Postprocessor::run(const float* grid, const Rect& view, const Decision& dec
   result.is_anomalous = result.score > decision.threshold;
 
   result.regions.clear();
+  const bool keep_mask = (decision.outputs & kMask) != 0;
   result.mask.resize(keep_mask ? size : 0);
-  if (keep_mask) {
-    for (std::size_t i = 0; i < size; ++i) {
-      result.mask[i] = map[i] > decision.mask_threshold ? 1 : 0;
-    }
-    if (find_regions || decision.min_area > 1) {
-      impl.regions.find(result.mask.data(), map, view, decision.min_area, result.regions);
-      if (!find_regions) result.regions.clear();
-    }
-    if ((decision.outputs & kMask) == 0) result.mask.clear();
+  if (!keep_mask && !find_regions) return;
+  std::uint8_t* mask = keep_mask ? result.mask.data() : impl.mask.data();
+  if (largest <= decision.mask_threshold) {  // good frames, nearly all there are
+    std::fill(mask, mask + size, std::uint8_t{0});
+    return;
+  }
+  impl.kernels.exceeds(map, decision.mask_threshold, size, mask);
+  if (find_regions || decision.min_area > 1) {
+    impl.regions.find(mask, map, view, decision.min_area, result.regions);
+    if (!find_regions) result.regions.clear();
   }
 }
 

@@ -103,6 +103,11 @@ def command_that_raises(monkeypatch, error):
             1,
             "`pip install 'agp-edge[train]'`",
         ),
+        (
+            ImportError("undefined symbol", name="agp_edge._core"),
+            1,
+            "the compiled part of agp_edge does not load (undefined symbol)",
+        ),
         (ZeroDivisionError("division by zero"), 1, "ZeroDivisionError: division by zero (this is"),
         (ModuleNotFoundError("No module named 'x'", name="x"), 1, "AGP_EDGE_TRACEBACK=1"),
     ],

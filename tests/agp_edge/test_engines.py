@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib import metadata
 
 import numpy as np
 import pytest
 
 from agp_edge import DependencyError, Detector, DeviceError, ModelError, _core
-from agp_edge.dependencies import require
+from agp_edge.dependencies import EXTRA_OF_MODULE, require
 from agp_edge.engines import is_plan
 from agp_edge.engines import onnxruntime as ort_engine
 from agp_edge.engines.tensorrt import FLAVOURS
@@ -188,6 +190,17 @@ def test_require(tmp_path, monkeypatch):
     with pytest.raises(DependencyError, match=r"does not load \(libx\.so: not found\)"):
         require("broken_package_c", extra="cpu")
     assert require("json") is json
+
+
+def test_each_module_is_in_the_extra_that_is_named():
+    distributions = metadata.packages_distributions()
+    requirements = [line.replace('"', "'") for line in metadata.requires("agp-edge") or []]
+    for module, extra in EXTRA_OF_MODULE.items():
+        names = {name.lower().replace("_", "-") for name in distributions[module]}
+        assert any(
+            re.split(r"[^\w-]", line)[0].lower() in names and f"extra == '{extra}'" in line
+            for line in requirements
+        ), (module, extra)
 
 
 def test_plans_are_told_by_content(plan, small_model, tmp_path):
