@@ -30,8 +30,8 @@ Function look_up(void* library, const char* symbol, const char* file) {
 
 // Why a create call gave null; TensorRT says it in its log only.
 std::string reason() {
-  std::string errors = Logger::take_errors();
-  return errors.empty() ? "it gave no reason" : errors;
+  std::string error = Logger::take_error();
+  return error.empty() ? "it gave no reason" : error;
 }
 
 }  // namespace
@@ -60,7 +60,7 @@ std::unique_ptr<nvinfer1::IRuntime> Library::create_runtime(nvinfer1::ILogger& l
 }
 
 Engine::Engine(const Library& library, const void* plan, std::size_t plan_bytes) {
-  Logger::take_errors();  // an earlier call's are not ours
+  Logger::take_error();  // an earlier call's are not ours
   runtime_ = library.create_runtime(Logger::instance());
   if (!runtime_) throw Failure(AGP_EDGE_TENSORRT_NO_RUNTIME, reason());
   // Code for the CPU inside a plan would run with our rights.
@@ -108,7 +108,7 @@ agp_edge_tensorrt_tensor Engine::describe(const char* tensor) const {
 }
 
 void Engine::enqueue(CUstream_st* stream, const void* const* in, void* const* out) {
-  Logger::take_errors();
+  Logger::take_error();
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     const bool is_input = tensors_[i].is_input != 0;
     const void* const address = is_input ? *in++ : *out++;

@@ -1,6 +1,7 @@
-// TensorRT's messages on their way to the library's log; errors are kept for the exception too.
+// TensorRT's messages on their way to the library's log; the first error is kept for the exception
+// too.
 //
-// Threads  any; last errors are kept per thread, since TensorRT reports on the thread that called.
+// Threads  any; the error is kept per thread, since TensorRT reports on the thread that called.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -27,28 +28,23 @@ class Logger final : public nvinfer1::ILogger {
     if (const agp_edge_tensorrt_log forward = log_) forward(static_cast<int>(severity), message);
   }
 
-  // The errors on this thread since the last call, oldest first, joined by "; ".
-  static std::string take_errors() {
+  // The first error on this thread since the last call: the cause, where later ones are echoes.
+  static std::string take_error() {
     std::string taken;
-    taken.swap(errors());
+    taken.swap(error());
     return taken;
   }
 
  private:
-  static std::string& errors() {
+  static std::string& error() {
     thread_local std::string text;
     return text;
   }
 
   static void keep(const char* message) noexcept {
-    // Enough for the cause; TensorRT repeats itself on the way out.
-    constexpr std::size_t kEnough = 600;
-    std::string& text = errors();
-    if (text.size() > kEnough) return;
     try {
-      if (!text.empty()) text += "; ";
-      text += message;
-    } catch (...) {  // out of memory while reporting: what is there has to do
+      if (error().empty()) error() = message;
+    } catch (...) {  // out of memory while reporting: no reason is given then
     }
   }
 
