@@ -156,13 +156,14 @@ def _log(level: int, message: bytes) -> None:
 
 
 def make_logger(trt: Any) -> Any:
-    """A TensorRT logger that hands its messages to `logging` and remembers the last error.
+    """A TensorRT logger that hands its messages to `logging` and remembers errors.
 
     Args:
         trt: the bindings' module.
 
     Returns:
-        An ILogger with the attribute `last_error: str`, empty while there was none.
+        An ILogger with the attributes `first_error` and `last_error`, empty while there was none;
+        the first is the cause, where later ones are echoes.
     """
     severities = trt.ILogger.Severity
     levels = {
@@ -176,11 +177,13 @@ def make_logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]  # its base exists only where TensorRT does
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
+            self.first_error = ""
             self.last_error = ""
 
         def log(self, severity: Any, message: str) -> None:
             level = levels.get(severity, logging.DEBUG)
             if level == logging.ERROR:
+                self.first_error = self.first_error or message
                 self.last_error = message
             LOG.log(level, "%s", message)
 

@@ -23,6 +23,7 @@ __all__ = ["open_plan"]
 
 # TensorRT keeps the first logger that it is given: one per bindings module, never dropped.
 _logger = functools.cache(make_logger)
+_BROKEN: list[object] = []
 
 
 def open_plan(path: str, flavour: str) -> _core.Engine:
@@ -53,19 +54,29 @@ class _Runner:
 
         self._title = title
         self._logger = _logger(trt)
-        self._logger.last_error = ""
+        self._logger.first_error = ""
         self._runtime = trt.Runtime(self._logger)
-        if self._runtime is None:
-            raise DeviceError(f"{title} does not start ({self._reason()}): check it with doctor")
+        if self._runtime is None or self._logger.first_error:
+            # An object around null, see cpp/src/tensorrt/engine.cpp: dropping it would end the
+            # process.
+            _BROKEN.append(self._runtime)
+            raise DeviceError(
+                f"{title} could not be started ({self._reason()}): install it again, or the "
+                "version that fits the driver"
+            )
         self._runtime.engine_host_code_allowed = False
         with (
             Path(path).open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan,
         ):
             self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None and "Cuda" in self._reason():
+            raise DeviceError(
+                f"the plan '{path}' could not be loaded by {title} ({self._reason()}): update the "
+                "NVIDIA driver, or install a TensorRT that fits it, and check it with nvidia-smi"
+            )
         if self._engine is None:
-            kind = DeviceError if "uda" in self._reason() else ModelError
-            raise kind(
+            raise ModelError(
                 f"the plan '{path}' was refused by {title} ({self._reason()}): a plan fits one "
                 "TensorRT version and GPU architecture, build it again on this machine with "
                 f"`agp-edge build MODEL.onnx -o {path}`"
@@ -92,6 +103,7 @@ class _Runner:
         names = [name for name, _, _ in (*self.inputs, *self.outputs)]
         for name, address in zip(names, (*inputs, *outputs), strict=True):
             self._context.set_tensor_address(name, address)
+        self._logger.first_error = ""
         if not self._context.execute_async_v3(stream):
             raise DeviceError(
                 f"{self._title} could not start ({self._reason()}): open the model again"
@@ -109,4 +121,4 @@ class _Runner:
         return name, dtypes[dtype], shape
 
     def _reason(self) -> str:
-        return self._logger.last_error or "it gave no reason"
+        return self._logger.first_error or "it gave no reason"

@@ -231,16 +231,16 @@ class Opening {
   [[noreturn]] void throw_refusal(int status, const std::string& name, const std::string& builder,
                                   const BuiltWith& built, const std::string& words) const {
     const std::string where = name + " on " + context_->device().text();
-    const bool is_cuda = words.find("CUDA") != std::string::npos ||
-                         words.find("cuda") != std::string::npos ||
-                         words.find("emory") != std::string::npos;
-    if (status == AGP_EDGE_TENSORRT_NO_CONTEXT || is_cuda) {
-      throw DeviceError("the plan '" + path_ + "' could not be loaded by " + where + " (" + words +
-                        "): close other programs that use the GPU, and check it with nvidia-smi");
+    const std::string loading =
+        "the plan '" + path_ + "' could not be loaded by " + where + " (" + words + "): ";
+    const auto says = [&words](const char* text) { return words.find(text) != std::string::npos; };
+    // CUDA's own number for a driver that is older than TensorRT's CUDA.
+    if (status == AGP_EDGE_TENSORRT_NO_RUNTIME || says("error: 35") || says("cudaError 35")) {
+      throw DeviceError(loading + "update the NVIDIA driver, or install a TensorRT that fits it");
     }
-    if (status != AGP_EDGE_TENSORRT_REFUSED) {
-      throw DependencyError(where + " could not be started (" + words +
-                            "): install it again, or the version that fits the driver");
+    if (status != AGP_EDGE_TENSORRT_REFUSED || says("Cuda") || says("cuda") || says("emory")) {
+      throw DeviceError(loading +
+                        "close other programs that use the GPU, and check it with nvidia-smi");
     }
     throw ModelError("the plan '" + path_ + "', built by " + builder +
                      (built.built_for.empty() ? "" : " for " + capabilities(built.built_for)) +

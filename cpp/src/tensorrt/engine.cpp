@@ -60,9 +60,15 @@ std::unique_ptr<nvinfer1::IRuntime> Library::create_runtime(nvinfer1::ILogger& l
 }
 
 Engine::Engine(const Library& library, const void* plan, std::size_t plan_bytes) {
-  Logger::take_error();  // an earlier call's are not ours
+  Logger::take_error();  // an earlier call's is not ours
   runtime_ = library.create_runtime(Logger::instance());
-  if (!runtime_) throw Failure(AGP_EDGE_TENSORRT_NO_RUNTIME, reason());
+  std::string error = Logger::take_error();
+  if (!runtime_ || !error.empty()) {
+    // Where CUDA does not start, 11.4's lean library returns an object around null. Its log is the
+    // only sign, and any call, its destructor too, a segmentation fault: so it is left alone.
+    static_cast<void>(runtime_.release());
+    throw Failure(AGP_EDGE_TENSORRT_NO_RUNTIME, error.empty() ? "it gave no reason" : error);
+  }
   // Code for the CPU inside a plan would run with our rights.
   runtime_->setEngineHostCodeAllowed(false);
   engine_.reset(runtime_->deserializeCudaEngine(plan, plan_bytes));
