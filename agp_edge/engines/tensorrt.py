@@ -156,7 +156,9 @@ def _log(level: int, message: bytes) -> None:
 
 
 def make_logger(trt: Any) -> Any:
-    """A TensorRT logger that hands its messages to `logging` and remembers errors.
+    """The TensorRT logger that hands messages to `logging` and remembers errors, none so far.
+
+    There is one for the process: TensorRT keeps the first that it is given and ignores others.
 
     Args:
         trt: the bindings' module.
@@ -165,6 +167,13 @@ def make_logger(trt: Any) -> Any:
         An ILogger with the attributes `first_error` and `last_error`, empty while there was none;
         the first is the cause, where later ones are echoes.
     """
+    logger = _process_logger(trt)
+    logger.first_error = logger.last_error = ""
+    return logger
+
+
+@functools.cache
+def _process_logger(trt: Any) -> Any:
     severities = trt.ILogger.Severity
     levels = {
         severities.INTERNAL_ERROR: logging.ERROR,

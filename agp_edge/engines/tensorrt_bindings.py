@@ -6,7 +6,7 @@ enqueue per frame on the stream.
 
 from __future__ import annotations
 
-import functools
+import ctypes
 import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from agp_edge import _core
 
 __all__ = ["open_plan"]
-
-# TensorRT keeps the first logger that it is given: one per bindings module, never dropped.
-_logger = functools.cache(make_logger)
-_BROKEN: list[object] = []
 
 
 def open_plan(path: str, flavour: str) -> _core.Engine:
@@ -53,13 +49,12 @@ class _Runner:
         from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
 
         self._title = title
-        self._logger = _logger(trt)
-        self._logger.first_error = ""
+        self._logger = make_logger(trt)
         self._runtime = trt.Runtime(self._logger)
         if self._runtime is None or self._logger.first_error:
-            # An object around null, see cpp/src/tensorrt/engine.cpp: dropping it would end the
-            # process.
-            _BROKEN.append(self._runtime)
+            # An object around null, see cpp/src/tensorrt/engine.cpp: its log is the only sign, and
+            # dropping it would end the process, so it is never dropped.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._runtime))
             raise DeviceError(
                 f"{title} could not be started ({self._reason()}): install it again, or the "
                 "version that fits the driver"
@@ -70,7 +65,7 @@ class _Runner:
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan,
         ):
             self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None and "Cuda" in self._reason():
+        if self._engine is None and "Cuda Runtime" in self._reason():
             raise DeviceError(
                 f"the plan '{path}' could not be loaded by {title} ({self._reason()}): update the "
                 "NVIDIA driver, or install a TensorRT that fits it, and check it with nvidia-smi"

@@ -235,10 +235,11 @@ class Opening {
         "the plan '" + path_ + "' could not be loaded by " + where + " (" + words + "): ";
     const auto says = [&words](const char* text) { return words.find(text) != std::string::npos; };
     // CUDA's own number for a driver that is older than TensorRT's CUDA.
-    if (status == AGP_EDGE_TENSORRT_NO_RUNTIME || says("error: 35") || says("cudaError 35")) {
+    if (status == AGP_EDGE_TENSORRT_NO_RUNTIME || says("cudaError 35")) {
       throw DeviceError(loading + "update the NVIDIA driver, or install a TensorRT that fits it");
     }
-    if (status != AGP_EDGE_TENSORRT_REFUSED || says("Cuda") || says("cuda") || says("emory")) {
+    if (status != AGP_EDGE_TENSORRT_REFUSED || says("Cuda Runtime") || says("cudaError") ||
+        says("OutOfMemory") || says("out of memory")) {
       throw DeviceError(loading +
                         "close other programs that use the GPU, and check it with nvidia-smi");
     }

@@ -115,36 +115,43 @@ def test_a_driver_without_devices(plan, driver):
     assert text.startswith(f"DeviceError '{plan}' is a TensorRT plan, and no NVIDIA GPU")
 
 
-LEAN = """
-import sys
-from agp_edge import _core, Error
-from agp_edge.engines import tensorrt_bindings
-from agp_edge.engines.tensorrt import library_folders
-for opens in (
-    lambda: _core.open_tensorrt(sys.argv[1], library_folders=library_folders()),
-    lambda: tensorrt_bindings.open_plan(sys.argv[1], "lean"),
-):
-    try:
-        opens()
-    except Error as error:
-        print(type(error).__name__, error)
-"""
-
-
 def test_the_lean_runtime_that_hands_out_null(plan, driver, tmp_path):
-    """Its object around null ends the process at the next call, its destructor included."""
+    """Where CUDA does not start it returns a base class's offset in place of an object."""
     assert FLAVOURS["lean"].find_module(), f"the tests need {FLAVOURS['lean'].install}"
     foreign = tmp_path / "foreign.plan"
     foreign.write_bytes(b"ftrt" + plan.read_bytes()[4:])
-    text = run_python(LEAN, foreign, driver=driver, AGP_EDGE_FAKE_CUDA_SM="8.6")
-    native, bindings = text.splitlines()
-    assert bindings.startswith("DeviceError TensorRT lean runtime")
+    text = run_python(OPEN, foreign, driver=driver, AGP_EDGE_FAKE_CUDA_SM="8.6")
     if "TensorRT 11" in _core.tensorrt_modules():
-        assert native.startswith(f"DeviceError the plan '{foreign}' could not be loaded by Tensor")
-        assert "update the NVIDIA driver, or install a TensorRT that fits it" in native
+        assert text.startswith(f"DeviceError the plan '{foreign}' could not be loaded by Tensor")
+        assert "update the NVIDIA driver, or install a TensorRT that fits it" in text
     else:
-        assert native.startswith("DependencyError")
-        assert "this build of agp_edge has no module _trt11.so" in native
+        assert text.startswith("DeviceError TensorRT lean runtime")
+
+
+BINDINGS = """
+import sys
+from agp_edge import Error
+from agp_edge.engines import tensorrt_bindings
+try:
+    tensorrt_bindings.open_plan(sys.argv[1], sys.argv[2])
+except Error as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("flavour", "start"),
+    [
+        ("lean", "DeviceError TensorRT lean runtime 11"),
+        ("rtx", "DeviceError the plan '{}' could not be loaded by TensorRT for RTX 1"),
+    ],
+)
+def test_the_bindings_without_a_gpu(flavour, start, plan, driver):
+    assert FLAVOURS[flavour].find_module(), f"the tests need {FLAVOURS[flavour].install}"
+    text = run_python(BINDINGS, plan, flavour, driver=driver)
+    assert text.startswith(start.format(plan))
+    assert "35" in text
+    assert "NVIDIA driver" in text or "fits the driver" in text
 
 
 LOGGED = """
@@ -165,12 +172,19 @@ def test_messages_of_tensorrt_reach_logging(plan, driver):
     assert lines[-1] == "refused"
 
 
-def test_libraries_are_found_without_importing_them():
-    assert any("tensorrt_rtx_libs" in folder for folder in library_folders())
-    assert not any(name.startswith("tensorrt") for name in sys.modules)
+def test_libraries_are_found_without_importing_them(driver):
+    code = """
+import sys
+from agp_edge.engines.tensorrt import library_folders
+print(library_folders())
+print([name for name in sys.modules if name.startswith("tensorrt")])
+"""
+    folders, imported = run_python(code, driver=driver).splitlines()
+    assert "tensorrt_rtx_libs" in folders
+    assert imported == "[]"
 
 
-def test_a_callable_engine_in_device_memory(driver):
+def test_a_callable_engine_in_device_memory(small_model, driver):
     """Addresses and stream are the driver's, not the host's."""
     code = """
 import ctypes, os, json, sys
@@ -199,11 +213,8 @@ assert len(seen) == 2 and seen[0] == seen[1]
 del detector, engine
 print(fake.fake_cuda_live())
 """
-    import json
-
-    from conftest import small_manifest  # type: ignore[import-not-found]
-
-    text = run_python(code, json.dumps(small_manifest(), separators=(",", ":")), driver=driver)
+    manifest = _core.read_manifest_json(str(small_model))
+    text = run_python(code, manifest, driver=driver)
     assert text.splitlines() == ["'from the function'"] * 2 + ["0"]
 
 

@@ -55,20 +55,18 @@ Library::Library(const char* file, std::int32_t& version) {
 }
 
 std::unique_ptr<nvinfer1::IRuntime> Library::create_runtime(nvinfer1::ILogger& logger) const {
-  return std::unique_ptr<nvinfer1::IRuntime>(
-      static_cast<nvinfer1::IRuntime*>(create_runtime_(&logger, NV_TENSORRT_VERSION)));
+  void* const created = create_runtime_(&logger, NV_TENSORRT_VERSION);
+  // Where CUDA does not start, 11.4's lean library casts null to a base class that does not come
+  // first: what it returns is that base's offset (0x228), and any call a segmentation fault.
+  constexpr std::uintptr_t kPage = 4096;
+  if (reinterpret_cast<std::uintptr_t>(created) < kPage) return nullptr;
+  return std::unique_ptr<nvinfer1::IRuntime>(static_cast<nvinfer1::IRuntime*>(created));
 }
 
 Engine::Engine(const Library& library, const void* plan, std::size_t plan_bytes) {
   Logger::take_error();  // an earlier call's is not ours
   runtime_ = library.create_runtime(Logger::instance());
-  std::string error = Logger::take_error();
-  if (!runtime_ || !error.empty()) {
-    // Where CUDA does not start, 11.4's lean library returns an object around null. Its log is the
-    // only sign, and any call, its destructor too, a segmentation fault: so it is left alone.
-    static_cast<void>(runtime_.release());
-    throw Failure(AGP_EDGE_TENSORRT_NO_RUNTIME, error.empty() ? "it gave no reason" : error);
-  }
+  if (!runtime_) throw Failure(AGP_EDGE_TENSORRT_NO_RUNTIME, reason());
   // Code for the CPU inside a plan would run with our rights.
   runtime_->setEngineHostCodeAllowed(false);
   engine_.reset(runtime_->deserializeCudaEngine(plan, plan_bytes));

@@ -36,6 +36,7 @@ class Library {
   // `version` is set as soon as it is known.
   Library(const char* file, std::int32_t& version);
 
+  // Null when TensorRT gives none.
   std::unique_ptr<nvinfer1::IRuntime> create_runtime(nvinfer1::ILogger& logger) const;
 
  private:
