@@ -128,7 +128,7 @@ def plan_flavour(path: str) -> str:
 
 def library_folders() -> list[str]:
     """Where installed wheels keep TensorRT's libraries; nothing is imported."""
-    folders = []
+    folders: list[str] = []
     for package in LIBRARY_PACKAGES:
         spec = importlib.util.find_spec(package)
         if spec is not None:
