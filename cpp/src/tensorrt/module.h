@@ -63,7 +63,8 @@ typedef struct {
 } agp_edge_tensorrt_engine;
 
 // The one exported function. Returns a status; on failure `engine->handle` is null and `error`
-// holds the details: what the loader said, the first error that TensorRT logged, or which tensor. Never throws.
+// holds the details: what the loader said, the first error that TensorRT logged, or which tensor.
+// Never throws.
 typedef int (*agp_edge_tensorrt_open)(const agp_edge_tensorrt_request* request,
                                       agp_edge_tensorrt_engine* engine, char* error,
                                       size_t error_bytes);

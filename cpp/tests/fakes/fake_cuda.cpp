@@ -96,6 +96,8 @@ FAKE_API int fake_cuda_live() {
          state().contexts + static_cast<int>(context_stack().size());
 }
 
+FAKE_API int fake_cuda_has_context() { return has_context() ? 1 : 0; }
+
 FAKE_API int fake_cuda_calls(const char* function) {
   const std::lock_guard<std::mutex> lock(state().mutex);
   return state().calls[function];
