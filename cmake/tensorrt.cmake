@@ -8,13 +8,8 @@ option(AGP_EDGE_TENSORRT "Build the TensorRT modules whose headers are found" ON
 set(AGP_EDGE_TENSORRT_VERSION "" CACHE STRING
   "Only headers of this version, e.g. 10.3; it is then an error when they are missing")
 
-set(AGP_EDGE_TENSORRT_HEADERS_DEFAULT "$ENV{AGP_EDGE_TENSORRT_HEADERS}")
-if(NOT AGP_EDGE_TENSORRT_HEADERS_DEFAULT
-   AND IS_DIRECTORY "${PROJECT_SOURCE_DIR}/../shared/third_party/tensorrt")
-  set(AGP_EDGE_TENSORRT_HEADERS_DEFAULT "${PROJECT_SOURCE_DIR}/../shared/third_party/tensorrt")
-endif()
-set(AGP_EDGE_TENSORRT_HEADERS "${AGP_EDGE_TENSORRT_HEADERS_DEFAULT}" CACHE PATH
-  "Folder that holds one folder of TensorRT headers per version")
+set(AGP_EDGE_TENSORRT_HEADERS "" CACHE PATH
+  "Folder that holds one folder of TensorRT headers per version; empty: the environment's")
 
 # "10.3.0" from NvInferVersion.h in `folder`; empty where there is none.
 function(agp_edge_tensorrt_version folder result)
@@ -38,7 +33,13 @@ endfunction()
 
 # Sets AGP_EDGE_TENSORRT_<major>_INCLUDE and _VERSION for the majors found.
 function(agp_edge_find_tensorrt)
-  file(GLOB folders "${AGP_EDGE_TENSORRT_HEADERS}/*/include")
+  set(headers "${PROJECT_SOURCE_DIR}/../shared/third_party/tensorrt")
+  if(AGP_EDGE_TENSORRT_HEADERS)
+    set(headers "${AGP_EDGE_TENSORRT_HEADERS}")
+  elseif(DEFINED ENV{AGP_EDGE_TENSORRT_HEADERS})
+    set(headers "$ENV{AGP_EDGE_TENSORRT_HEADERS}")
+  endif()
+  file(GLOB folders "${headers}/*/include")
   foreach(root "${TENSORRT_ROOT}" "$ENV{TENSORRT_ROOT}" /usr/local/tensorrt)
     if(root)
       list(APPEND folders "${root}/include")
