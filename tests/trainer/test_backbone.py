@@ -85,6 +85,28 @@ def test_a_cnn_has_no_attention():
     assert backbone("test_efficientnet").forward_with_attention(torch.randn(1, 3, 64, 64))[1] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "stride", "grid"),
+    [
+        ("vit_small_patch14_dinov2", 70, 0, 5),  # the patch's own grid
+        ("test_vit", 64, 0, 4),
+        ("test_vit", 64, 32, 2),
+        ("test_efficientnet", 64, 0, 4),
+        ("test_efficientnet", 64, 8, 8),
+    ],
+)
+def test_token_grid(small, name, size, stride, grid):
+    changes = {"height": size, "width": 2 * size, "stride": stride}
+    model = small.new_model(small.model_config(name, decoder_depth=1, **changes))
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, size, 2 * size)).shape == (1, 1, grid, 2 * grid)
+
+
+def test_input_that_does_not_fit_the_grid(small):
+    with pytest.raises(ModelError, match="multiples of 14"):
+        small.new_model(small.model_config("vit_small_patch14_dinov2"))
+
+
 def test_unknown_backbone_and_weights():
     with pytest.raises(ModelError, match=r"no model 'no_such_net'"):
         pretrained_model("no_such_net")

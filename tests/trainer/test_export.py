@@ -213,3 +213,11 @@ def test_dynamic_or_leftover_graph_is_refused(exported):
     model.graph.node.append(onnx.helper.make_node("Shape", ["image"], ["size"]))
     with pytest.raises(ModelError, match="Shape"):
         check_graph(model)
+
+
+def test_compiles_into_a_strongly_typed_tensorrt_plan(exported, tmp_path):
+    from agp_edge.build import plan_from_onnx
+
+    folder, _ = exported
+    plan_from_onnx(folder / "model.onnx", tmp_path / "model.plan", backend="rtx")
+    assert read_manifest(tmp_path / "model.plan")["name"] == "run"
