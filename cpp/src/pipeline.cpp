@@ -1,7 +1,9 @@
 #include "agp_edge/pipeline.hpp"
 
+#include <atomic>
 #include <chrono>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "agp_edge/error.hpp"
@@ -16,6 +18,27 @@ using Clock = std::chrono::steady_clock;
 double milliseconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double, std::milli>(to - from).count();
 }
+
+// Who is inside score(): a second call of the same thread would wait for itself for ever.
+class Turn {
+ public:
+  Turn(std::mutex& mutex, std::atomic<std::thread::id>& owner) : owner_(owner) {
+    if (owner_ == std::this_thread::get_id()) {
+      throw ModelError(
+          "score() was called by its own engine's function, which has to return first: give that "
+          "function a detector of its own");
+    }
+    lock_ = std::unique_lock<std::mutex>(mutex);
+    owner_ = std::this_thread::get_id();
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+  ~Turn() { owner_ = std::thread::id(); }
+
+ private:
+  std::atomic<std::thread::id>& owner_;
+  std::unique_lock<std::mutex> lock_;
+};
 
 // One tensor of that role, of the type and shape that the recipe needs.
 void check_tensor(const Engine& engine, const std::vector<TensorSpec>& tensors, const char* role,
@@ -44,6 +67,7 @@ struct Pipeline::Impl {
   }
 
   std::mutex mutex;
+  std::atomic<std::thread::id> owner{std::thread::id()};
   std::shared_ptr<Engine> engine;
   Preprocessor preprocessor;
   Postprocessor postprocessor;
@@ -60,7 +84,7 @@ Pipeline::~Pipeline() = default;
 
 Result Pipeline::score(const Frame& frame, const Decision& decision) {
   const auto start = Clock::now();
-  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  const Turn turn(impl_->mutex, impl_->owner);
   Result result;
 
   const auto preprocess_start = Clock::now();
