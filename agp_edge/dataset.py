@@ -91,17 +91,19 @@ def read_mask(sample: Sample, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Where the defect is, as bool of `shape` (height, width); nothing is set for a good image.
 
     A mask of another size is resized to nearest neighbours first and then compared with half of
-    255: thresholding at > 0 after interpolation widens every defect and flatters pixel metrics.
+    255: thresholding at > 0 after interpolation widens every defect and flatters pixel metrics. A
+    mask may be empty, as three of the magnetic tiles' are: the image then counts as defective, and
+    its pixels as defect-free.
 
     Raises:
-        DataError: the mask is unreadable, has no pixel set, or holds small values only (0 and 1).
+        DataError: the mask is unreadable, or holds small values only (0 and 1).
     """
     if sample.mask_path is None:
         return np.zeros(shape, np.bool_)
     mask = read_image(sample.mask_path)
     if mask.ndim == 3:
         mask = mask.max(axis=2)
-    if mask.max() <= 127:
+    if 0 < mask.max() <= 127:
         raise DataError(
             f"mask '{sample.mask_path}' holds no value above {mask.max()}; expected 255 where the "
             "defect is and 0 elsewhere"

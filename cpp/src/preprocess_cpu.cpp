@@ -16,7 +16,7 @@ namespace agp_edge {
 namespace {
 
 // Below this many bytes of frame a second thread costs more in waking than it saves.
-constexpr std::size_t kBytesPerThread = std::size_t{1} << 20;
+constexpr std::size_t kBytesPerThread = std::size_t{4} << 20;
 constexpr int kMaxThreads = 8;
 
 std::string describe(const Rect& rect) {

@@ -66,11 +66,12 @@ struct ResampleKernels {
   void (*weigh_rows)(const std::uint8_t* const* rows, const float* weights, int taps, int columns,
                      float* line);
 
-  // line = carry + the rows' part in it; carry = their part in the line after it.
-  void (*sweep_linear)(const std::uint8_t* const* rows, int n, const LinearWeights& weights,
-                       int columns, float* carry, float* line);
-  void (*sweep_constant)(const std::uint8_t* const* rows, int n, const ConstantWeights& weights,
-                         int columns, float* carry, float* line);
+  // line = carry + the rows' part in it; carry = their part in the line after it. `ahead`: bytes
+  // from each row to the one that the next call will want at its place; it is prefetched.
+  void (*sweep_linear)(const std::uint8_t* const* rows, int n, std::size_t ahead,
+                       const LinearWeights& weights, int columns, float* carry, float* line);
+  void (*sweep_constant)(const std::uint8_t* const* rows, int n, std::size_t ahead,
+                         const ConstantWeights& weights, int columns, float* carry, float* line);
 
   // `lines` (at most kLinesAtOnce) lines, `stride` floats apart, of interleaved three-channel
   // pixels, channel c to planes[c]; or of one channel, written to each plane.

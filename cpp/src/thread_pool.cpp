@@ -28,43 +28,90 @@ long process_id() noexcept {
 #endif
 }
 
+// A loop in one word, so that a worker claims a chunk of the loop that it looked at or none:
+// generation, number of chunks, next chunk.
+struct Ticket {
+  std::uint64_t bits;
+
+  static constexpr int kBits = 20;
+  static constexpr std::uint64_t kMask = (std::uint64_t{1} << kBits) - 1;
+
+  static Ticket first(std::uint64_t generation, int chunks) noexcept {
+    return {generation << (2 * kBits) | static_cast<std::uint64_t>(chunks) << kBits};
+  }
+  std::uint64_t generation() const noexcept { return bits >> (2 * kBits); }
+  int chunks() const noexcept { return static_cast<int>(bits >> kBits & kMask); }
+  int next() const noexcept { return static_cast<int>(bits & kMask); }
+};
+
+inline void pause() noexcept {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Some tens of microseconds: longer than a chunk that a worker is about to finish, shorter than
+// what sleeping and being woken costs.
+constexpr int kSpins = 2000;
+
 }  // namespace
 
 struct ThreadPool::State {
-  std::mutex mutex;
+  std::mutex mutex;  // only for sleeping and waking
   std::condition_variable wake;
   std::condition_variable done;
   std::vector<std::thread> workers;
   const long owner = process_id();
-  std::uint64_t generation = 0;  // of the loop; a worker joins each at most once
-  bool stop = false;
-  int active = 0;  // workers inside the current loop
-  Call call = nullptr;
-  void* body = nullptr;
-  int chunks = 0;
-  std::atomic<int> next{0};
+  std::atomic<bool> stop{false};
+  std::atomic<std::uint64_t> ticket{0};
+  std::atomic<int> pending{0};  // chunks that are not done
+  std::atomic<Call> call{nullptr};
+  std::atomic<void*> body{nullptr};
 
+  Ticket now() const noexcept { return {ticket.load(std::memory_order_acquire)}; }
+
+  // Returns when no chunk is left to claim; others may still be at work on theirs.
   void work(int worker) noexcept {
-    for (int chunk = next.fetch_add(1, std::memory_order_relaxed); chunk < chunks;
-         chunk = next.fetch_add(1, std::memory_order_relaxed)) {
-      call(body, chunk, worker);
+    Ticket seen = now();
+    while (seen.next() < seen.chunks()) {
+      // Of this generation, or the exchange fails.
+      const Call function = call.load(std::memory_order_relaxed);
+      void* const argument = body.load(std::memory_order_relaxed);
+      if (!ticket.compare_exchange_weak(seen.bits, seen.bits + 1, std::memory_order_acq_rel,
+                                        std::memory_order_acquire)) {
+        continue;
+      }
+      function(argument, seen.next(), worker);
+      if (pending.fetch_sub(1, std::memory_order_acq_rel) == 1 && worker != 0) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        done.notify_one();
+      }
+      seen = now();
     }
   }
 
   void loop(int worker) {
     std::uint64_t seen = 0;
-    std::unique_lock<std::mutex> lock(mutex);
     while (true) {
-      wake.wait(lock, [&] { return stop || generation != seen; });
-      if (stop) return;
-      seen = generation;
-      if (call == nullptr) continue;  // the caller finished it alone
-      ++active;
-      lock.unlock();
+      {
+        std::unique_lock<std::mutex> lock(mutex);
+        wake.wait(lock, [&] { return stop.load() || now().generation() != seen; });
+      }
+      if (stop.load()) return;
+      seen = now().generation();
       work(worker);
-      lock.lock();
-      if (--active == 0) done.notify_one();
     }
+  }
+
+  void wait() {
+    for (int spin = 0; spin < kSpins; ++spin) {
+      if (pending.load(std::memory_order_acquire) == 0) return;
+      pause();
+    }
+    std::unique_lock<std::mutex> lock(mutex);
+    done.wait(lock, [&] { return pending.load(std::memory_order_acquire) == 0; });
   }
 };
 
@@ -88,7 +135,7 @@ ThreadPool::~ThreadPool() {
   }
   {
     const std::lock_guard<std::mutex> lock(state_->mutex);
-    state_->stop = true;
+    state_->stop.store(true);
   }
   state_->wake.notify_all();
   for (std::thread& worker : state_->workers) worker.join();
@@ -96,23 +143,23 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::run_erased(int chunks, Call call, void* body) {
   State& state = *state_;
-  if (chunks <= 1 || state.workers.empty() || state.owner != process_id()) {
+  if (chunks <= 1 || static_cast<std::uint64_t>(chunks) > Ticket::kMask || state.workers.empty() ||
+      state.owner != process_id()) {
     for (int chunk = 0; chunk < chunks; ++chunk) call(body, chunk, 0);
     return;
   }
+  state.call.store(call, std::memory_order_relaxed);
+  state.body.store(body, std::memory_order_relaxed);
+  state.pending.store(chunks, std::memory_order_relaxed);
+  state.ticket.store(Ticket::first(state.now().generation() + 1, chunks).bits,
+                     std::memory_order_release);
   {
+    // A worker between looking at the ticket and falling asleep holds the mutex.
     const std::lock_guard<std::mutex> lock(state.mutex);
-    state.call = call;
-    state.body = body;
-    state.chunks = chunks;
-    state.next.store(0, std::memory_order_relaxed);
-    ++state.generation;
   }
   state.wake.notify_all();
   state.work(0);
-  std::unique_lock<std::mutex> lock(state.mutex);
-  state.done.wait(lock, [&] { return state.active == 0; });
-  state.call = nullptr;
+  state.wait();
 }
 
 int usable_cores() noexcept {

@@ -86,15 +86,17 @@ void VerticalPass::sweep(const ResampleKernels& kernels, const RowSource& source
   for (int i = 0; i < band.count; ++i) {
     scratch.rows[i] = first + static_cast<std::size_t>(i) * source.pitch;
   }
+  const std::size_t ahead = static_cast<std::size_t>(band.count) * source.pitch;
   if (way_ == Way::kLinear) {
-    kernels.sweep_linear(scratch.rows, band.count, band.linear, source.columns, scratch.carry,
-                         line);
+    kernels.sweep_linear(scratch.rows, band.count, ahead, band.linear, source.columns,
+                         scratch.carry, line);
   } else {
     ConstantWeights weights = band.constant;
     if (band.has_shared) {
-      weights.shared = first + static_cast<std::size_t>(band.count) * source.pitch;
+      weights.shared = first + ahead;
     }
-    kernels.sweep_constant(scratch.rows, band.count, weights, source.columns, scratch.carry, line);
+    kernels.sweep_constant(scratch.rows, band.count, ahead, weights, source.columns, scratch.carry,
+                           line);
   }
 }
 

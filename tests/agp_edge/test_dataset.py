@@ -118,11 +118,15 @@ def test_mask_is_resized_to_nearest_then_thresholded(tmp_path):
     np.testing.assert_array_equal(read_mask(sample, (4, 4)), mask[1::2, 1::2] > 0)
 
 
-def test_mask_with_nothing_in_it_is_refused(tmp_path):
-    for value in (0, 1):
-        write(tmp_path / "m.png", np.full((8, 8), value, np.uint8))
-        with pytest.raises(DataError, match="255"):
-            read_mask(Sample(tmp_path / "a.png", "crack", tmp_path / "m.png"), (8, 8))
+def test_mask_of_zeros_and_ones_is_refused(tmp_path):
+    write(tmp_path / "m.png", np.full((8, 8), 1, np.uint8))
+    with pytest.raises(DataError, match="255"):
+        read_mask(Sample(tmp_path / "a.png", "crack", tmp_path / "m.png"), (8, 8))
+
+
+def test_empty_mask_of_a_defective_image_marks_nothing(tmp_path):
+    write(tmp_path / "m.png", np.zeros((8, 8), np.uint8))
+    assert not read_mask(Sample(tmp_path / "a.png", "crack", tmp_path / "m.png"), (4, 6)).any()
 
 
 def test_good_sample_has_an_empty_mask(tmp_path):
