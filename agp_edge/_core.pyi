@@ -201,9 +201,13 @@ class CallableEngine(Engine):
             the same ones for one detector's life; what it raises comes out of score() unchanged.
             It is kept alive from C++, which the garbage collector does not see: it must not refer
             to the detector that calls it.
+        memory: "host" or "device": where the addresses are. "device": of the primary context of
+            the CUDA device `device`, current during the call, which only puts its work on the
+            stream.
+        device: Index of the GPU.
 
     Raises:
-        ModelError: an unknown dtype or a side below 1.
+        ModelError: an unknown dtype or memory, or a side below 1.
     """
 
     def __init__(
@@ -212,6 +216,9 @@ class CallableEngine(Engine):
         inputs: Sequence[_Tensor],
         outputs: Sequence[_Tensor],
         function: Callable[[int, list[int], list[int]], object],
+        *,
+        memory: str = "host",
+        device: int = 0,
     ) -> None: ...
 
 def has_openvino() -> bool:
@@ -229,6 +236,30 @@ def open_openvino(path: str, *, library_folder: str = "", threads: int = 0) -> E
     Raises:
         DependencyError: not built in, or the library was not found.
         ModelError: OpenVINO cannot read or compile the file.
+    """
+
+def tensorrt_modules() -> list[str]:
+    """Titles of the TensorRT modules in this build: "TensorRT 10", "TensorRT for RTX"."""
+
+def set_tensorrt_log(log: Callable[[int, bytes], object] | None) -> None:
+    """Where TensorRT's own messages go, for the whole process; None: nowhere.
+
+    Args:
+        log: Called from any thread with a level of `logging` and the message in UTF-8.
+    """
+
+def open_tensorrt(path: str, *, library_folders: Sequence[str] = (), device: int = 0) -> Engine:
+    """Opens a plan on an NVIDIA GPU; the CUDA driver is asked before TensorRT is touched.
+
+    Args:
+        path: The plan.
+        library_folders: Searched for TensorRT's library before the system's search path.
+        device: Index of the GPU.
+
+    Raises:
+        ModelError: not a plan, changed, or built for another GPU, TensorRT version or flavour.
+        DeviceError: no GPU, or out of memory.
+        DependencyError: no module in this build, or no library that fits.
     """
 
 class Detector:

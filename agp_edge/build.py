@@ -104,13 +104,11 @@ def plan_from_onnx(
     title = f"{FLAVOURS[flavour].name} {trt.__version__}"
     package = "tensorrt_rtx" if flavour == "rtx" else "tensorrt"
     manifest.setdefault("versions", {})[package] = trt.__version__
-    name = _plan_name(manifest, source)
 
     started = time.perf_counter()
     logger = make_logger(trt)
     builder = _not_null(trt.Builder(logger), "builder", title, logger)
     network = _parse(trt, builder, logger, source, title)
-    network.name = name
     config = _not_null(builder.create_builder_config(), "builder configuration", title, logger)
     # TF32 keeps 10 bits of mantissa: a graph that says FP32 gets FP32.
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -122,6 +120,8 @@ def plan_from_onnx(
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     else:
         chosen = [_dotted(*find_gpus()[0].compute_capability)]
+    manifest["built_for"] = chosen
+    network.name = _plan_name(manifest, source)
 
     plan = _build(trt, builder, network, config, progress)
     if plan is None:

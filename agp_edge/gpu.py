@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from dataclasses import dataclass
 
 from agp_edge.errors import DeviceError
@@ -34,11 +35,12 @@ def find_gpus() -> tuple[Gpu, ...]:
     Raises:
         DeviceError: no driver, a driver that does not start, or no device.
     """
+    file = os.environ.get("AGP_EDGE_CUDA_DRIVER") or "libcuda.so.1"  # as cpp/src/cuda_driver.cpp
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL(file)
     except OSError as error:
         raise DeviceError(
-            "no NVIDIA GPU can be used here: the driver's library libcuda.so.1 was not found; "
+            f"no NVIDIA GPU can be used here: the driver's library {file} was not found; "
             "run on a machine with an NVIDIA GPU and driver, or open the .onnx file on the CPU"
         ) from error
     _check(driver, driver.cuInit(0), "cuInit")

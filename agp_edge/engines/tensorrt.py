@@ -7,10 +7,14 @@ the CUDA driver is asked first.
 
 from __future__ import annotations
 
+import atexit
+import ctypes.util
+import functools
 import importlib
 import importlib.util
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agp_edge.errors import DependencyError, DeviceError
@@ -19,11 +23,16 @@ from agp_edge.gpu import find_gpus
 if TYPE_CHECKING:
     from agp_edge import _core
 
-__all__ = ["FLAVOURS", "Flavour", "make_logger", "open_plan"]
+__all__ = ["FLAVOURS", "Flavour", "library_folders", "make_logger", "open_plan", "plan_flavour"]
 
 LOG = logging.getLogger("agp_edge.tensorrt")
 # Without a handler Python would print errors on stderr that reach the caller as exceptions.
 LOG.addHandler(logging.NullHandler())
+
+# First bytes of a plan of TensorRT for RTX.
+RTX_MAGIC = b"vtrt"
+# Import names of the wheels that hold nothing but libraries.
+LIBRARY_PACKAGES = ("tensorrt_libs", "tensorrt_rtx_libs", "tensorrt_lean_libs")
 
 
 @dataclass(frozen=True)
@@ -79,13 +88,16 @@ FLAVOURS = {
 
 
 def open_plan(path: str) -> _core.Engine:
-    """Load a plan.
+    """Load a plan on GPU 0: with the native module, else with TensorRT's Python bindings.
 
     Raises:
-        DependencyError: no TensorRT package is installed, or this version cannot run plans yet.
-        DeviceError: no NVIDIA GPU.
+        ModelError: not a plan, changed, or built for another GPU, TensorRT version or flavour.
+        DependencyError: no TensorRT is installed, or none that runs this plan.
+        DeviceError: no NVIDIA GPU, or its memory is exhausted.
     """
-    if not any(flavour.find_module() for flavour in FLAVOURS.values()):
+    from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
+
+    if not _is_installed():
         raise DependencyError(
             f"'{path}' is a TensorRT plan and no TensorRT is installed: install it with "
             f"{FLAVOURS['tensorrt'].install}, or {FLAVOURS['rtx'].install} for an RTX desktop GPU, "
@@ -95,21 +107,73 @@ def open_plan(path: str) -> _core.Engine:
         find_gpus()
     except DeviceError as error:
         raise DeviceError(f"'{path}' is a TensorRT plan, and {error}") from error
-    raise DependencyError(
-        f"'{path}' is a TensorRT plan, and this version of agp_edge has no TensorRT engine: "
-        "open the .onnx file on the CPU"
-    )
+    _connect_log()
+    try:
+        return _core.open_tensorrt(path, library_folders=library_folders())
+    except DependencyError:
+        flavours = ("rtx",) if plan_flavour(path) == "rtx" else ("tensorrt", "lean")
+        for flavour in flavours:
+            if FLAVOURS[flavour].find_module() is not None:
+                from agp_edge.engines import tensorrt_bindings  # noqa: PLC0415  (only where needed)
+
+                return tensorrt_bindings.open_plan(path, flavour)
+        raise
+
+
+def plan_flavour(path: str) -> str:
+    """Which product's plan the file's first bytes belong to: "rtx" or "tensorrt"."""
+    with Path(path).open("rb") as file:
+        return "rtx" if file.read(4) == RTX_MAGIC else "tensorrt"
+
+
+def library_folders() -> list[str]:
+    """Where installed wheels keep TensorRT's libraries; nothing is imported."""
+    folders: list[str] = []
+    for package in LIBRARY_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is not None:
+            folders.extend(spec.submodule_search_locations or ())
+    return folders
+
+
+def _is_installed() -> bool:
+    if library_folders() or any(flavour.find_module() for flavour in FLAVOURS.values()):
+        return True
+    # A Jetson's virtual environment sees the system's libraries and not its Python packages.
+    return any(ctypes.util.find_library(name) for name in ("nvinfer", "tensorrt_rtx"))
+
+
+@functools.cache
+def _connect_log() -> None:
+    from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
+
+    _core.set_tensorrt_log(_log)
+    atexit.register(_core.set_tensorrt_log, None)  # TensorRT's threads outlive the interpreter
+
+
+def _log(level: int, message: bytes) -> None:
+    LOG.log(level, "%s", message.decode(errors="replace"))
 
 
 def make_logger(trt: Any) -> Any:
-    """A TensorRT logger that hands its messages to `logging` and remembers the last error.
+    """The TensorRT logger that hands messages to `logging` and remembers errors, none so far.
+
+    There is one for the process: TensorRT keeps the first that it is given and ignores others.
 
     Args:
         trt: the bindings' module.
 
     Returns:
-        An ILogger with the attribute `last_error: str`, empty while there was none.
+        An ILogger with the attributes `first_error` and `last_error`, empty while there was none;
+        the first is the cause, where later ones are echoes.
     """
+    logger = _process_logger(trt)
+    logger.first_error = logger.last_error = ""
+    return logger
+
+
+@functools.cache
+def _process_logger(trt: Any) -> Any:
     severities = trt.ILogger.Severity
     levels = {
         severities.INTERNAL_ERROR: logging.ERROR,
@@ -122,11 +186,13 @@ def make_logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]  # its base exists only where TensorRT does
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
+            self.first_error = ""
             self.last_error = ""
 
         def log(self, severity: Any, message: str) -> None:
             level = levels.get(severity, logging.DEBUG)
             if level == logging.ERROR:
+                self.first_error = self.first_error or message
                 self.last_error = message
             LOG.log(level, "%s", message)
 

@@ -34,6 +34,12 @@ std::vector<TensorSpec> specs_from(const std::vector<TensorTuple>& tuples) {
   return specs;
 }
 
+Memory memory_from(const std::string& name) {
+  if (name == "host") return Memory::kHost;
+  if (name == "device") return Memory::kDevice;
+  throw ModelError("the engine's memory '" + name + "' was given, 'host' or 'device' is expected");
+}
+
 std::vector<py::tuple> tuples_from(const std::vector<TensorSpec>& specs) {
   std::vector<py::tuple> tuples;
   for (const TensorSpec& spec : specs) {
@@ -83,10 +89,11 @@ struct PythonEngine::Call {
 };
 
 PythonEngine::PythonEngine(std::string name, std::vector<TensorSpec> inputs,
-                           std::vector<TensorSpec> outputs, py::function function)
+                           std::vector<TensorSpec> outputs, py::function function, Memory memory,
+                           int device)
     : call_(new Call{std::move(function), inputs.size(), outputs.size(), nullptr}),
       engine_(std::move(name), std::move(inputs), std::move(outputs), &Call::enqueue, call_,
-              &Call::release) {}
+              &Call::release, memory, device) {}
 
 void PythonEngine::enqueue(Stream stream, const void* const* in, void* const* out) {
   try {
@@ -106,11 +113,14 @@ void register_engine(py::module_& module) {
                              [](const Engine& self) { return tuples_from(self.outputs()); });
   py::class_<PythonEngine, Engine, std::shared_ptr<PythonEngine>>(module, "CallableEngine")
       .def(py::init([](const std::string& name, const std::vector<TensorTuple>& inputs,
-                       const std::vector<TensorTuple>& outputs, py::function function) {
+                       const std::vector<TensorTuple>& outputs, py::function function,
+                       const std::string& memory, int device) {
              return std::make_shared<PythonEngine>(name, specs_from(inputs), specs_from(outputs),
-                                                   std::move(function));
+                                                   std::move(function), memory_from(memory),
+                                                   device);
            }),
-           py::arg("name"), py::arg("inputs"), py::arg("outputs"), py::arg("function"));
+           py::arg("name"), py::arg("inputs"), py::arg("outputs"), py::arg("function"),
+           py::kw_only(), py::arg("memory") = "host", py::arg("device") = 0);
   module.def("has_openvino", &has_openvino);
   module.def(
       "open_openvino",

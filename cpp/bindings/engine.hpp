@@ -16,11 +16,13 @@ namespace agp_edge::bindings {
 class PythonEngine final : public Engine {
  public:
   PythonEngine(std::string name, std::vector<TensorSpec> inputs, std::vector<TensorSpec> outputs,
-               pybind11::function function);
+               pybind11::function function, Memory memory, int device);
 
   std::string name() const override { return engine_.name(); }
   const std::vector<TensorSpec>& inputs() const override { return engine_.inputs(); }
   const std::vector<TensorSpec>& outputs() const override { return engine_.outputs(); }
+  Memory memory() const noexcept override { return engine_.memory(); }
+  int device() const noexcept override { return engine_.device(); }
   // What the function raises comes out as it was raised.
   void enqueue(Stream stream, const void* const* in, void* const* out) override;
 

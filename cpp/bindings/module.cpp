@@ -6,5 +6,6 @@ PYBIND11_MODULE(_core, module) {
   agp_edge::bindings::register_preprocess(module);
   agp_edge::bindings::register_postprocess(module);
   agp_edge::bindings::register_engine(module);
+  agp_edge::bindings::register_tensorrt(module);
   agp_edge::bindings::register_detector(module);
 }

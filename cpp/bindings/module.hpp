@@ -9,6 +9,7 @@ void register_errors();
 void register_preprocess(pybind11::module_& module);
 void register_postprocess(pybind11::module_& module);
 void register_engine(pybind11::module_& module);
+void register_tensorrt(pybind11::module_& module);
 void register_detector(pybind11::module_& module);
 
 }  // namespace agp_edge::bindings

@@ -9,13 +9,15 @@ namespace agp_edge {
 
 CallableEngine::CallableEngine(std::string name, std::vector<TensorSpec> inputs,
                                std::vector<TensorSpec> outputs, EnqueueFunction function,
-                               void* user, void (*release)(void*))
+                               void* user, void (*release)(void*), Memory memory, int device)
     : name_(std::move(name)),
       inputs_(std::move(inputs)),
       outputs_(std::move(outputs)),
       function_(function),
       user_(user),
-      release_(release) {
+      release_(release),
+      memory_(memory),
+      device_(device) {
   if (function_ == nullptr) {
     // The destructor of an object that was never made does not run.
     if (release_ != nullptr) release_(user_);

@@ -5,6 +5,7 @@
 
 #include "agp_edge/error.hpp"
 #include "agp_edge/openvino_engine.hpp"
+#include "agp_edge/tensorrt_engine.hpp"
 #include "model_file.hpp"
 
 namespace agp_edge {
@@ -73,16 +74,12 @@ void check_name(const Engine& engine, const std::vector<TensorSpec>& tensors,
   }
 }
 
-// Throws where the file is no ONNX file; `manifest_json` is set from it.
+// `manifest_json` is set from the file.
 std::shared_ptr<Engine> open_model(const std::string& path, const DetectorOptions& options,
                                    std::string& manifest_json) {
   ModelFile file = read_model_file(path);
-  if (file.kind == ModelKind::kPlan) {
-    throw DependencyError("'" + path +
-                          "' is a TensorRT plan and this build has no TensorRT engine: open the "
-                          ".onnx file that it was built from");
-  }
   manifest_json = std::move(file.manifest_json);
+  if (file.kind == ModelKind::kPlan) return open_tensorrt(path);
   OpenVinoOptions openvino;
   openvino.threads = options.threads;
   return open_openvino(path, openvino);

@@ -1,15 +1,13 @@
 #include "agp_edge/pipeline.hpp"
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <limits>
 #include <mutex>
 #include <thread>
 #include <utility>
 
 #include "agp_edge/error.hpp"
-#include "aligned_buffer.hpp"
+#include "execution.hpp"
 #include "tensor_text.hpp"
 
 namespace agp_edge {
@@ -42,9 +40,9 @@ class Turn {
   std::unique_lock<std::mutex> lock_;
 };
 
-// The engine's only tensor of that role, if it has the type and shape that the recipe needs.
-const TensorSpec& only_tensor(const Engine& engine, const std::vector<TensorSpec>& tensors,
-                              const char* role, const std::vector<std::int64_t>& shape) {
+// One tensor of that role, of the type and shape that the recipe needs.
+void check_tensor(const Engine& engine, const std::vector<TensorSpec>& tensors, const char* role,
+                  const std::vector<std::int64_t>& shape) {
   if (tensors.size() != 1) {
     throw ModelError("the model in " + engine.name() + " has " + std::to_string(tensors.size()) +
                      " " + role + "s, one is expected: export it again");
@@ -55,7 +53,6 @@ const TensorSpec& only_tensor(const Engine& engine, const std::vector<TensorSpec
                      to_string(tensor) + ", its manifest says float32 " + to_string(shape) +
                      ": export it again");
   }
-  return tensor;
 }
 
 }  // namespace
@@ -63,22 +60,18 @@ const TensorSpec& only_tensor(const Engine& engine, const std::vector<TensorSpec
 struct Pipeline::Impl {
   Impl(std::shared_ptr<Engine> used, const PreprocessRecipe& pre, const PostprocessRecipe& post,
        int threads)
-      : engine(std::move(used)),
-        input(only_tensor(*engine, engine->inputs(), "input", {1, 3, pre.height, pre.width})
-                  .elements()),
-        output(only_tensor(*engine, engine->outputs(), "output",
-                           {1, 1, post.grid_height, post.grid_width})
-                   .elements()),
-        preprocessor(pre, threads),
-        postprocessor(post, threads) {}
+      : engine(std::move(used)), preprocessor(pre, threads), postprocessor(post, threads) {
+    check_tensor(*engine, engine->inputs(), "input", {1, 3, pre.height, pre.width});
+    check_tensor(*engine, engine->outputs(), "output", {1, 1, post.grid_height, post.grid_width});
+    execution = make_execution(engine);
+  }
 
   std::mutex mutex;
   std::atomic<std::thread::id> owner{std::thread::id()};
   std::shared_ptr<Engine> engine;
-  AlignedBuffer input;
-  AlignedBuffer output;
   Preprocessor preprocessor;
   Postprocessor postprocessor;
+  std::unique_ptr<Execution> execution;
 };
 
 Pipeline::Pipeline(std::shared_ptr<Engine> engine, const PreprocessRecipe& preprocess,
@@ -95,19 +88,15 @@ Result Pipeline::score(const Frame& frame, const Decision& decision) {
   Result result;
 
   const auto preprocess_start = Clock::now();
-  impl_->preprocessor.run(frame, impl_->input.data());
+  impl_->preprocessor.run(frame, impl_->execution->input());
 
   const auto execute_start = Clock::now();
-  // An engine that returns without writing must not repeat the last frame's verdict.
-  std::fill_n(impl_->output.data(), impl_->output.size(), std::numeric_limits<float>::quiet_NaN());
-  const void* const in[] = {impl_->input.data()};
-  void* const out[] = {impl_->output.data()};
-  impl_->engine->enqueue(nullptr, in, out);
+  impl_->execution->run();
 
   const auto postprocess_start = Clock::now();
   const Rect& roi = impl_->preprocessor.recipe().roi;
   const Rect view = roi.empty() ? Rect{0, 0, frame.width, frame.height} : roi;
-  impl_->postprocessor.run(impl_->output.data(), view, decision, result);
+  impl_->postprocessor.run(impl_->execution->output(), view, decision, result);
 
   const auto end = Clock::now();
   result.latency.preprocess_ms = milliseconds(preprocess_start, execute_start);

@@ -344,7 +344,9 @@ TEST(release_is_called_once) {
 TEST(a_plan_without_tensorrt) {
   const models::TemporaryFile file("ftrt" + std::string(64, '\x91') + models::manifest().dump(),
                                    ".plan");
-  CHECK_THROWS(Detector(file.path()), DependencyError, "no TensorRT engine");
+  setenv("AGP_EDGE_MODULES", "/no/such/folder", 1);
+  CHECK_THROWS(Detector(file.path()), DependencyError,
+               "this build of agp_edge has no module _trt11.so");
   CHECK_THROWS(Detector("/no/such.onnx"), ModelError, "does not exist");
 }
 

@@ -14,7 +14,7 @@ from agp_edge import DependencyError, Detector, DeviceError, ModelError, _core
 from agp_edge.dependencies import EXTRA_OF_MODULE, require
 from agp_edge.engines import is_plan
 from agp_edge.engines import onnxruntime as ort_engine
-from agp_edge.engines.tensorrt import FLAVOURS
+from agp_edge.engines.tensorrt import FLAVOURS, LIBRARY_PACKAGES
 
 TENSORRT_MODULES = [module for flavour in FLAVOURS.values() for module in flavour.modules]
 
@@ -223,7 +223,7 @@ def test_a_plan_on_a_cpu_engine(plan):
 def test_a_plan_without_tensorrt(plan, image):
     for command in (("score", plan, image),):
         assert_one_line(
-            cli_without(TENSORRT_MODULES, *command),
+            cli_without((*TENSORRT_MODULES, *LIBRARY_PACKAGES), *command),
             "small.plan' is a TensorRT plan and no TensorRT is installed",
             "`pip install 'agp-edge[tensorrt]'`",
             "`pip install 'agp-edge[rtx]'`",

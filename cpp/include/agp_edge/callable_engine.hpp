@@ -21,12 +21,15 @@ using EnqueueFunction = int (*)(void* user, Stream stream, const void* const* in
 class CallableEngine final : public Engine {
  public:
   CallableEngine(std::string name, std::vector<TensorSpec> inputs, std::vector<TensorSpec> outputs,
-                 EnqueueFunction function, void* user, void (*release)(void*) = nullptr);
+                 EnqueueFunction function, void* user, void (*release)(void*) = nullptr,
+                 Memory memory = Memory::kHost, int device = 0);
   ~CallableEngine() override;
 
   std::string name() const override { return name_; }
   const std::vector<TensorSpec>& inputs() const override { return inputs_; }
   const std::vector<TensorSpec>& outputs() const override { return outputs_; }
+  Memory memory() const noexcept override { return memory_; }
+  int device() const noexcept override { return device_; }
   void enqueue(Stream stream, const void* const* in, void* const* out) override;
 
  private:
@@ -36,6 +39,8 @@ class CallableEngine final : public Engine {
   EnqueueFunction function_;
   void* user_;
   void (*release_)(void*);
+  Memory memory_;
+  int device_;
 };
 
 }  // namespace agp_edge

@@ -27,7 +27,8 @@ struct DetectorOptions {
 
 class Detector {
  public:
-  // Opens an .onnx file with the OpenVINO engine. Throws ModelError, DependencyError.
+  // Opens an .onnx file with the OpenVINO engine, a plan with TensorRT on GPU 0.
+  // Throws ModelError, DependencyError, DeviceError.
   explicit Detector(const std::string& model, const DetectorOptions& options = {});
   // Any engine, e.g. a CallableEngine.
   Detector(Manifest manifest, std::shared_ptr<Engine> engine, const DetectorOptions& options = {});

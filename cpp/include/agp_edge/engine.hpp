@@ -7,6 +7,7 @@
 //          outputs are there when the stream is synchronised.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,10 @@ struct CUstream_st;  // cudaStream_t points here; CUDA itself stays out of this 
 
 namespace agp_edge {
 
-using Stream = CUstream_st*;  // null on a CPU
+using Stream = CUstream_st*;  // null where memory() is kHost
+
+// Where the addresses that enqueue() takes are.
+enum class Memory : std::uint8_t { kHost, kDevice };
 
 class Engine {
  public:
@@ -29,6 +33,11 @@ class Engine {
   virtual std::string name() const = 0;
   virtual const std::vector<TensorSpec>& inputs() const = 0;
   virtual const std::vector<TensorSpec>& outputs() const = 0;
+
+  // kDevice: addresses of the primary context of the CUDA device `device()`, which is current
+  // while the pipeline calls enqueue().
+  virtual Memory memory() const noexcept { return Memory::kHost; }
+  virtual int device() const noexcept { return 0; }
 
   // `in` and `out` hold one address per inputs() and outputs(), in that order. The pipeline calls
   // with the same addresses every time, so an engine may bind them once and only check afterwards.

@@ -1,0 +1,168 @@
+// NVIDIA's CUDA driver, opened on demand: no toolkit at compile time, nothing linked.
+//
+// The types below are the driver's stable binary interface, declared here because a wheel has to
+// be compiled on machines that have no cuda.h; test_cuda_abi.cpp holds them against cuda.h.
+//
+// Owns     each class one resource, released in its destructor, which swallows errors.
+// Threads  any; a Current makes its context current on the calling thread only.
+// Blocks   synchronize() until the stream's work is done.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "agp_edge/engine.hpp"
+
+struct CUctx_st;
+
+namespace agp_edge::cuda {
+
+using Result = int;                  // CUresult, 0 is success
+using DeviceHandle = int;            // CUdevice
+using ContextHandle = CUctx_st*;     // CUcontext
+using Address = unsigned long long;  // CUdeviceptr
+
+// Name, then result and parameters: one entry per driver function that is used.
+#define AGP_EDGE_CUDA_FUNCTIONS(X)                                     \
+  X(cuInit, (unsigned))                                                \
+  X(cuDriverGetVersion, (int*))                                        \
+  X(cuGetErrorName, (Result, const char**))                            \
+  X(cuGetErrorString, (Result, const char**))                          \
+  X(cuDeviceGetCount, (int*))                                          \
+  X(cuDeviceGet, (DeviceHandle*, int))                                 \
+  X(cuDeviceGetName, (char*, int, DeviceHandle))                       \
+  X(cuDeviceGetAttribute, (int*, int, DeviceHandle))                   \
+  X(cuDevicePrimaryCtxRetain, (ContextHandle*, DeviceHandle))          \
+  X(cuDevicePrimaryCtxRelease_v2, (DeviceHandle))                      \
+  X(cuCtxPushCurrent_v2, (ContextHandle))                              \
+  X(cuCtxPopCurrent_v2, (ContextHandle*))                              \
+  X(cuMemAlloc_v2, (Address*, std::size_t))                            \
+  X(cuMemFree_v2, (Address))                                           \
+  X(cuMemHostAlloc, (void**, std::size_t, unsigned))                   \
+  X(cuMemFreeHost, (void*))                                            \
+  X(cuStreamCreate, (Stream*, unsigned))                               \
+  X(cuStreamDestroy_v2, (Stream))                                      \
+  X(cuStreamSynchronize, (Stream))                                     \
+  X(cuMemcpyHtoDAsync_v2, (Address, const void*, std::size_t, Stream)) \
+  X(cuMemcpyDtoHAsync_v2, (void*, Address, std::size_t, Stream))       \
+  X(cuMemsetD32Async, (Address, unsigned, std::size_t, Stream))
+
+// The driver's functions by their own names: driver.cuInit(0).
+struct Driver {
+#define AGP_EDGE_CUDA_MEMBER(name, parameters) Result(*name) parameters = nullptr;
+  AGP_EDGE_CUDA_FUNCTIONS(AGP_EDGE_CUDA_MEMBER)
+#undef AGP_EDGE_CUDA_MEMBER
+
+  int version = 0;  // newest CUDA that the driver runs: 12060 is 12.6
+
+  // Opens and starts the driver: libcuda.so.1, or the file that AGP_EDGE_CUDA_DRIVER names. It
+  // stays open until the process ends. Throws DeviceError: no driver, or it does not start.
+  static const Driver& open();
+
+  // Throws DeviceError "<doing> failed with CUDA_ERROR_X (text)" unless `result` is 0.
+  void check(Result result, const char* doing) const;
+};
+
+struct Device {
+  int index = 0;
+  std::string name;
+  int major = 0;  // compute capability
+  int minor = 0;
+  bool integrated = false;  // CPU and GPU share one memory, as on a Jetson
+  int driver_version = 0;
+
+  std::string text() const;  // "Orin (SM 8.7, driver for CUDA 12.6)"
+};
+
+// Throws DeviceError: no driver, no device, or no device of that index (those that are, named).
+Device device_at(int index);
+
+// The device's primary context, the one that CUDA's runtime and TensorRT use too.
+class Context {
+ public:
+  explicit Context(int device_index);
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  const Driver& driver() const noexcept { return driver_; }
+  const Device& device() const noexcept { return device_; }
+  ContextHandle handle() const noexcept { return handle_; }
+
+ private:
+  Device device_;
+  const Driver& driver_;
+  DeviceHandle ordinal_ = 0;
+  ContextHandle handle_ = nullptr;
+};
+
+// Makes a context current on this thread until the end of the scope.
+class Current {
+ public:
+  explicit Current(const Context& context);
+  ~Current();
+  Current(const Current&) = delete;
+  Current& operator=(const Current&) = delete;
+
+ private:
+  const Context& context_;
+};
+
+class DeviceBuffer {
+ public:
+  DeviceBuffer(std::shared_ptr<const Context> context, std::size_t bytes);
+  ~DeviceBuffer();
+  DeviceBuffer(const DeviceBuffer&) = delete;
+  DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+
+  Address address() const noexcept { return address_; }
+  void* pointer() const noexcept { return reinterpret_cast<void*>(address_); }
+  std::size_t bytes() const noexcept { return bytes_; }
+
+ private:
+  std::shared_ptr<const Context> context_;
+  std::size_t bytes_;
+  Address address_ = 0;
+};
+
+// Page-locked host memory: the only kind that is copied without waiting.
+class PinnedBuffer {
+ public:
+  PinnedBuffer(std::shared_ptr<const Context> context, std::size_t bytes);
+  ~PinnedBuffer();
+  PinnedBuffer(const PinnedBuffer&) = delete;
+  PinnedBuffer& operator=(const PinnedBuffer&) = delete;
+
+  void* data() const noexcept { return data_; }
+  std::size_t bytes() const noexcept { return bytes_; }
+
+ private:
+  std::shared_ptr<const Context> context_;
+  std::size_t bytes_;
+  void* data_ = nullptr;
+};
+
+// A stream that does not wait for the legacy default stream. Its functions need its context to be
+// current, and throw DeviceError.
+class OwnedStream {
+ public:
+  explicit OwnedStream(std::shared_ptr<const Context> context);
+  ~OwnedStream();  // waits for the stream's work: its buffers may die next
+  OwnedStream(const OwnedStream&) = delete;
+  OwnedStream& operator=(const OwnedStream&) = delete;
+
+  Stream get() const noexcept { return stream_; }
+  void upload(const DeviceBuffer& to, const PinnedBuffer& from);
+  void download(const PinnedBuffer& to, const DeviceBuffer& from);
+  void fill(const DeviceBuffer& buffer, std::uint32_t word);  // bytes() is a multiple of 4
+  void synchronize();
+  void drain() noexcept;  // waits as synchronize() does, for those who report another error
+
+ private:
+  std::shared_ptr<const Context> context_;
+  Stream stream_ = nullptr;
+};
+
+}  // namespace agp_edge::cuda
