@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from agp_edge.engines import is_plan
@@ -22,6 +23,15 @@ from agp_edge.errors import DependencyError, DeviceError, Error, ModelError
 from agp_edge.files import write_aside
 from agp_edge.gpu import find_gpus
 from agp_edge.manifest import MANIFEST_LIMIT, read_manifest
+from agp_edge.precision import (
+    BUILT_PLACEHOLDER,
+    check_built,
+    check_network,
+    engine_precision,
+    graph_of_precision,
+    stamp_built,
+)
+from agp_edge.timing_cache import load_timing_cache, save_timing_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,6 +66,15 @@ class BuildReport:
     weights: int
     """Weights of the network before the compiler folded them."""
 
+    precision: str = "fp32"
+    """What the graph asks for: "fp32", "fp16" or "int8"."""
+
+    built: str | None = None
+    """What the engine's layers really work in; None where no GPU could tell."""
+
+    fp16_check: str | None = None
+    """How far the FP16 graph lies from the FP32 one; None where nothing was converted."""
+
     @property
     def bytes_per_weight(self) -> float:
         """plan_bytes / weights: near 4 says FP32, near 2 FP16, near 1 INT8, for large models."""
@@ -67,7 +86,11 @@ def plan_from_onnx(
     plan_path: str | os.PathLike[str],
     *,
     backend: str = "auto",
+    precision: str | None = None,
+    images: Sequence[str | os.PathLike[str]] = (),
     optimization_level: int | None = None,
+    workspace: int | None = None,
+    timing_cache: str | os.PathLike[str] | None = None,
     targets: Sequence[int] = (),
     progress: Callable[[float], None] | None = None,
 ) -> BuildReport:
@@ -78,14 +101,21 @@ def plan_from_onnx(
         plan_path: where the plan goes.
         backend: "tensorrt" compiles for the GPU of this machine; "rtx" is TensorRT for RTX, which
             needs no GPU; "auto" takes TensorRT where it and a GPU are there, else RTX.
+        precision: "fp32", "fp16" or "int8"; None: the graph's own. An FP32 graph becomes FP16 here,
+            and is compared with itself on `images` before anything is compiled; INT8 graphs are
+            quantised beforehand.
+        images: image files for that comparison; empty: synthetic frames.
         optimization_level: 0 (fast to build) to 5 (searches longest); None: the compiler's own.
+        workspace: most scratch memory that a layer may take on the GPU, MiB; None: all.
+        timing_cache: TensorRT's measurements, read and written: makes the next build of a similar
+            model fast. TensorRT for RTX measures nothing and has none.
         targets: compute capabilities for "rtx", e.g. (86, 89); empty: this machine's GPU, or
             `RTX_TARGETS` where it has none that RTX knows.
         progress: called now and then with the share done, 0 to 1, from another thread.
 
     Raises:
         ModelError: not an ONNX file of ours, its manifest is too long for a plan, or the compiler
-            refuses it.
+            refuses it; the graph is of another precision, or loses too much in FP16.
         DependencyError: no compiler is installed.
         DeviceError: "tensorrt" without an NVIDIA GPU.
         Error: unknown backend, or targets that it does not have.
@@ -100,57 +130,135 @@ def plan_from_onnx(
             "targets are for TensorRT for RTX: TensorRT compiles for this machine's GPU only; "
             "leave them out or choose backend 'rtx'"
         )
+    if timing_cache is not None and flavour == "rtx":
+        raise Error("TensorRT for RTX measures nothing and has no timing cache: leave it out")
+    if workspace is not None and workspace < 1:
+        raise Error(f"the workspace is {workspace} MiB: expected 1 or more")
     trt = FLAVOURS[flavour].load()
-    title = f"{FLAVOURS[flavour].name} {trt.__version__}"
     package = "tensorrt_rtx" if flavour == "rtx" else "tensorrt"
     manifest.setdefault("versions", {})[package] = trt.__version__
-    name = _plan_name(manifest, source)
+    _plan_name(manifest, source)  # too long is too long, before any work
+    with TemporaryDirectory(prefix="agp-edge-build-") as folder:
+        graph, conversion = graph_of_precision(source, precision, Path(folder), images)
+        manifest["precision"] = read_manifest(graph)["precision"]
+        compiled = _compile(
+            trt,
+            flavour,
+            graph,
+            source,
+            manifest,
+            optimization_level=optimization_level,
+            workspace=workspace,
+            timing_cache=None if timing_cache is None else Path(timing_cache),
+            targets=targets,
+            progress=progress,
+        )
+    target = Path(plan_path)
+    with write_aside(target) as aside:
+        aside.write_bytes(compiled.plan)
+        if read_manifest(aside) != manifest:
+            raise ModelError(
+                f"{compiled.title} did not keep the manifest of '{source}' in the plan: nothing "
+                "was written"
+            )
+    return BuildReport(
+        path=str(target),
+        backend=compiled.title,
+        targets=tuple(compiled.targets),
+        seconds=compiled.seconds,
+        plan_bytes=len(compiled.plan),
+        weights=compiled.weights,
+        precision=manifest["precision"]["asked"],
+        built=manifest["precision"]["built"],
+        fp16_check=None if conversion is None else str(conversion.difference),
+    )
 
+
+@dataclass(frozen=True, kw_only=True)
+class _Compiled:
+    title: str
+    plan: bytes | bytearray
+    targets: list[str]
+    seconds: float
+    weights: int
+
+
+def _compile(
+    trt: Any,
+    flavour: str,
+    graph: str,
+    source: str,
+    manifest: dict[str, Any],
+    *,
+    optimization_level: int | None,
+    workspace: int | None,
+    timing_cache: Path | None,
+    targets: Sequence[int],
+    progress: Callable[[float], None] | None,
+) -> _Compiled:
+    """Parse `graph`, compile it, read its precision back; `source` is its name in messages.
+
+    `manifest` gets the precision that was built.
+    """
+    title = f"{FLAVOURS[flavour].name} {trt.__version__}"
+    reads_back = _has_gpu()
+    name = _plan_name(manifest, source, placeholder=reads_back)
     started = time.perf_counter()
     logger = make_logger(trt)
     builder = _not_null(trt.Builder(logger), "builder", title, logger)
-    network = _parse(trt, builder, logger, source, title)
+    network = _parse(trt, builder, logger, graph, source=source, title=title)
+    check_network(trt, network, manifest["precision"]["asked"], source)
     network.name = name
     config = _not_null(builder.create_builder_config(), "builder configuration", title, logger)
     # TF32 keeps 10 bits of mantissa: a graph that says FP32 gets FP32.
     config.clear_flag(trt.BuilderFlag.TF32)
     if optimization_level is not None:
         config.builder_optimization_level = optimization_level
+    if workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace << 20)
+    if reads_back:  # without it the inspector gives names only
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if flavour == "rtx":
         chosen = _set_targets(trt, config, targets)
         # Lets the pipeline capture the engine in a CUDA graph.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     else:
         chosen = [_dotted(*find_gpus()[0].compute_capability)]
+    if timing_cache is not None:
+        load_timing_cache(config, timing_cache)
 
-    plan = _build(trt, builder, network, config, progress)
-    if plan is None:
+    serialized = _build(trt, builder, network, config, progress)
+    if serialized is None:
         raise ModelError(
             f"{title} cannot compile '{source}' for compute capability {', '.join(chosen)} "
             f"({logger.last_error or 'it gave no reason'}): choose other targets or another "
             "optimization level, or export the model with other operators"
         )
     seconds = time.perf_counter() - started
-    target = Path(plan_path)
-    with write_aside(target) as aside:
-        aside.write_bytes(memoryview(plan))
-        if read_manifest(aside) != manifest:
-            raise ModelError(
-                f"{title} did not keep the manifest of '{source}' in the plan: nothing was written"
-            )
-    return BuildReport(
-        path=str(target),
-        backend=title,
-        targets=tuple(chosen),
+    if timing_cache is not None:
+        save_timing_cache(config, timing_cache)
+    plan: bytes | bytearray = bytes(memoryview(serialized))
+    if reads_back:
+        built = engine_precision(trt, serialized, logger)
+        check_built(manifest["precision"]["asked"], built, source, title)
+        if built is not None:
+            plan = bytearray(plan)
+            stamp_built(plan, built)
+            manifest["precision"]["built"] = built
+    return _Compiled(
+        title=title,
+        plan=plan,
+        targets=chosen,
         seconds=seconds,
-        plan_bytes=plan.nbytes,
         weights=_count_weights(trt, network),
     )
 
 
-def _plan_name(manifest: dict[str, Any], source: str) -> str:
+def _plan_name(manifest: dict[str, Any], source: str, *, placeholder: bool = False) -> str:
     """The manifest as compact JSON, refused before anything is built where it cannot fit."""
     name = json.dumps(manifest, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    if placeholder:
+        name = name.replace(BUILT_PLACEHOLDER.rstrip(), BUILT_PLACEHOLDER)
     length = len(name.encode())
     if length > MANIFEST_LIMIT:
         raise ModelError(
@@ -189,7 +297,7 @@ def _has_gpu() -> bool:
         return False
 
 
-def _parse(trt: Any, builder: Any, logger: Any, source: str, title: str) -> Any:
+def _parse(trt: Any, builder: Any, logger: Any, graph: str, *, source: str, title: str) -> Any:
     flags = 0
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     if strongly_typed is not None:  # where it is gone, every network is
@@ -197,7 +305,7 @@ def _parse(trt: Any, builder: Any, logger: Any, source: str, title: str) -> Any:
     network = _not_null(builder.create_network(flags), "network", title, logger)
     parser = _not_null(trt.OnnxParser(network, logger), "ONNX parser", title, logger)
     # From the file, not from its bytes: weights may lie beside it.
-    if not parser.parse_from_file(source):
+    if not parser.parse_from_file(graph):
         reasons = [_reason(parser.get_error(index)) for index in range(parser.num_errors)]
         raise ModelError(
             f"{title} cannot read '{source}': {'; '.join(reasons) or logger.last_error}; "
