@@ -1,6 +1,6 @@
 """The error tree; C++ throws the same names (cpp/include/agp_edge/error.hpp).
 
-Error
+agp_edge.Error
 ├── ModelError       file is not a model of ours, corrupt, wrong version, wrong GPU, bad output
 ├── FrameError       shape, dtype, pixel format, region of interest of a frame
 ├── DeviceError      no GPU, CUDA failure, out of memory
@@ -27,7 +27,7 @@ class Error(Exception):
 
 
 class ModelError(Error):
-    """The file is not a model of ours, is corrupt, of a wrong version or GPU, or answers nonsense."""
+    """The file is no model of ours, is corrupt, of a wrong version or GPU, or answers nonsense."""
 
 
 class FrameError(Error):

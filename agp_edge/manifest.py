@@ -145,6 +145,12 @@ def read_manifest_text(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
 
     source = fspath(path)
     try:
+        source.encode()
+    except UnicodeEncodeError as error:  # inference libraries take paths as UTF-8
+        raise ModelError(
+            f"the model's path {source!a} is not UTF-8 text: rename the file or its folder"
+        ) from error
+    try:
         text = _core.read_manifest_json(source)
         _core.check_manifest_json(text, source)
         document = json.loads(text)

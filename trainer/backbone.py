@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
+from timm.models import EfficientNet, MobileNetV3
 from torch import Tensor, nn
 
 from agp_edge.errors import ModelError
@@ -21,10 +22,11 @@ class Backbone(nn.Module):
     """A timm model cut after the deepest layer that is asked for; its weights never change.
 
     Works for each timm model with `forward_intermediates`: CNNs (layers are stages) and ViTs
-    (layers are blocks).
+    (layers are blocks). Of EfficientNets and MobileNets all stages can be had, also those whose
+    stride the next stage keeps, which timm's feature_info leaves out.
     """
 
-    layers: tuple[int, ...]  # indices of timm's feature_info
+    layers: tuple[int, ...]  # indices of `model.blocks` or of timm's feature_info
     channels: tuple[int, ...]  # of each layer
     strides: tuple[int, ...]  # pixels between the values of each layer
     model: Any  # timm's; its methods are not typed
@@ -35,8 +37,9 @@ class Backbone(nn.Module):
         Args:
             model: as timm.create_model made it, with weights.
             name: timm's name, for messages.
-            layers: indices of feature_info; (): strides 8, 16 and 32 of a CNN, the blocks after
-                a quarter, a half and three quarters of a ViT.
+            layers: indices of `model.blocks` (EfficientNet, MobileNet) or of timm's feature_info;
+                (): all stages from stride 8 on but the last; the last ones of strides 8, 16 and 32
+                of another CNN; the blocks after a quarter, a half and three quarters of a ViT.
 
         Raises:
             ModelError: timm's model gives no intermediate features, or lacks a layer.
@@ -44,8 +47,9 @@ class Backbone(nn.Module):
         super().__init__()
         if not hasattr(model, "forward_intermediates"):
             raise ModelError(f"backbone '{name}' cannot give intermediate features; choose another")
-        info: list[dict[str, Any]] = list(model.feature_info)
-        self.layers = layers or _default_layers(info)
+        self._by_stage = isinstance(model, EfficientNet | MobileNetV3)
+        info = _stage_info(model) if self._by_stage else list(model.feature_info)
+        self.layers = layers or (_default_stages(info) if self._by_stage else _default_layers(info))
         outside = [layer for layer in self.layers if not 0 <= layer < len(info)]
         if outside or list(self.layers) != sorted(set(self.layers)):
             raise ModelError(
@@ -55,7 +59,12 @@ class Backbone(nn.Module):
         self.channels = tuple(int(info[layer]["num_chs"]) for layer in self.layers)
         self.strides = tuple(int(info[layer]["reduction"]) for layer in self.layers)
         # what lies behind the deepest layer is dropped: it would be in the exported file
-        model.prune_intermediate_layers(list(self.layers), prune_norm=True, prune_head=True)
+        if self._by_stage:
+            model = nn.ModuleList(
+                [model.conv_stem, model.bn1, *model.blocks[: max(self.layers) + 1]]
+            )
+        else:
+            model.prune_intermediate_layers(list(self.layers), prune_norm=True, prune_head=True)
         self.model = model
         self.requires_grad_(False)
         self.train(False)
@@ -67,10 +76,19 @@ class Backbone(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Feature maps (B, channels[i], H / strides[i], W / strides[i]) of each layer."""
-        features: list[Tensor] = self.model.forward_intermediates(
+        if self._by_stage:
+            stem, norm, *stages = self.model
+            features = []
+            value = norm(stem(image))
+            for index, stage in enumerate(stages):
+                value = stage(value)
+                if index in self.layers:
+                    features.append(value)
+            return features
+        intermediates: list[Tensor] = self.model.forward_intermediates(
             image, indices=list(self.layers), intermediates_only=True, output_fmt="NCHW"
         )
-        return features
+        return intermediates
 
     @torch.no_grad()
     def forward_with_attention(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -96,6 +114,25 @@ def backbone_options(name: str, height: int, width: int) -> dict[str, Any]:
     if config is not None and config.fixed_input_size:
         return {"img_size": (height, width)}
     return {}
+
+
+@torch.no_grad()
+def _stage_info(model: Any) -> list[dict[str, Any]]:
+    """Channels and strides of `model.blocks`, as feature_info has them for some of the stages."""
+    size = 64  # a multiple of all strides
+    model.eval()
+    value = model.bn1(model.conv_stem(torch.zeros(1, 3, size, size)))
+    info = []
+    for stage in model.blocks:
+        value = stage(value)
+        info.append({"num_chs": value.shape[1], "reduction": size // value.shape[2]})
+    return info
+
+
+def _default_stages(info: list[dict[str, Any]]) -> tuple[int, ...]:
+    # The last one serves the classifier: wide, coarse, and without it good and bad were told apart
+    # better (solar cells; synthetic defects on good parts) and localised better.
+    return tuple(i for i, stage in enumerate(info[:-1]) if stage["reduction"] >= 8)
 
 
 def _default_layers(info: list[dict[str, Any]]) -> tuple[int, ...]:

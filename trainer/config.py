@@ -28,11 +28,13 @@ class ModelConfig:
     backbone: str = "tf_efficientnet_lite0"  # timm's name; paper: DINO ViT-S/16 and others
     height: int = 256  # pixels of the network's input; neighbour: 256
     width: int = 256
-    # Indices of timm's feature_info (CNN: stages, ViT: blocks); (): strides 8, 16, 32 of a CNN, and
-    # the blocks after a quarter, a half and three quarters of a ViT (neighbour: 3, 6, 9 of 12).
+    # Indices of model.blocks (EfficientNet, MobileNet) or of timm's feature_info (other CNNs:
+    # stages, ViT: blocks); (): all stages from stride 8 on but the last; of other CNNs the last of
+    # strides 8, 16, 32; of a ViT the blocks after a quarter, a half and three quarters (neighbour:
+    # 3, 6, 9 of 12).
     layers: tuple[int, ...] = ()
     stride: int = 16  # pixels between tokens of the fused grid; that of a ViT-S/16
-    pool: int = 3  # tokens; side of the mean over neighbours at each layer, 1: none; ours
+    pool: int = 1  # tokens; side of the mean over neighbours at each layer, 1: none; ours
     normalise: str = "layer"  # each layer's token: "layer" (paper), "l2" or "none"
     # Layers become one target: "sum" (paper; needs equal widths), "concat", "auto": sum where the
     # widths are equal.
@@ -46,6 +48,7 @@ class ModelConfig:
     decoder_heads: int = 4  # unknown in the paper
     bottleneck: int = 0  # channels of the narrowest layer before the decoder; 0: none
     dropout: float = 0.0  # share of bottleneck channels dropped in training
+    position_scale: bool = True  # each grid position brought to the same mean and spread; ours
     distance: str = "l2"  # per token: "l2" (paper), divided by sqrt(channels), or "cosine"
     sigma: float = 4.0  # map pixels; Gaussian blur of the anomaly map; neighbour: 4
     score: str = "max"  # of the map; paper

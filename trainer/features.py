@@ -36,7 +36,8 @@ __all__ = ["CachedFeatures", "ComputedFeatures", "Features", "default_cache_dir"
 _AFTER_FUSION = frozenset(
     {
         "whiten", "components", "shrinkage", "decoder", "decoder_width", "decoder_depth",
-        "decoder_heads", "bottleneck", "dropout", "distance", "sigma", "score", "top_share",
+        "decoder_heads", "bottleneck", "dropout", "position_scale", "distance", "sigma", "score",
+        "top_share",
     }
 )  # fmt: skip
 
@@ -215,7 +216,7 @@ def _digest(config: ModelConfig, prior: str, key: dict[str, Any]) -> str:
     import timm  # noqa: PLC0415  (only its version)
 
     document = {
-        "version": 1,
+        "version": 2,
         "settings": settings,
         "prior": prior,
         "torch": torch.__version__,

@@ -14,6 +14,7 @@ from agp_edge.trainer.backbone import Backbone
 from agp_edge.trainer.config import ModelConfig
 from agp_edge.trainer.decoder import MlpDecoder, TransformerDecoder
 from agp_edge.trainer.fusion import Fusion, Whitening
+from agp_edge.trainer.position import PositionScale
 
 __all__ = ["AgpNet"]
 
@@ -21,10 +22,11 @@ _EPSILON = 1e-8
 
 
 class AgpNet(nn.Module):
-    """Frozen backbone, fusion, whitening and the reconstruction branch."""
+    """Frozen backbone, fusion, whitening, the reconstruction branch and position scaling."""
 
     decoder: TransformerDecoder | MlpDecoder
     whitening: Whitening | None
+    position: PositionScale | None
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         """Builds the trained part round a backbone.
@@ -75,12 +77,16 @@ class AgpNet(nn.Module):
             )
         else:
             raise ModelError(f"decoder is '{config.decoder}'; expected transformer or mlp")
+        self.position = PositionScale(self.grid) if config.position_scale else None
 
     def forward(self, image: Tensor) -> Tensor:
         """Distance map (B, 1, grid height, grid width) of images (B, 3, H, W); larger is worse."""
-        target = self.target(image)
-        distance = self.distance(target, self.decoder(target))
-        return distance.reshape(-1, 1, *self.grid)
+        distance = self.raw_distance(self.target(image))
+        return distance if self.position is None else self.position(distance)
+
+    def raw_distance(self, target: Tensor) -> Tensor:
+        """Target tokens (B, N, C) -> distance map (B, 1, gh, gw) before the position scaling."""
+        return self.distance(target, self.decoder(target)).reshape(-1, 1, *self.grid)
 
     def target(self, image: Tensor) -> Tensor:
         """Tokens (B, N, C) to be reconstructed."""
@@ -101,7 +107,7 @@ class AgpNet(nn.Module):
         return ((target - reconstructed).square().mean(dim=2) + _EPSILON).sqrt()
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The tensors that training sets: whitening and decoder."""
+        """The tensors that training sets: all but the backbone's."""
         state = self.state_dict()
         return {key: value for key, value in state.items() if not key.startswith("backbone.")}
 

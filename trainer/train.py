@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from agp_edge.errors import DeviceError, ModelError
 from agp_edge.trainer.backbone import Backbone, backbone_options
-from agp_edge.trainer.checkpoint import Checkpoint, write_checkpoint
+from agp_edge.trainer.checkpoint import Checkpoint, load_model, write_checkpoint
 from agp_edge.trainer.config import ModelConfig, TrainConfig, check_train_config
 from agp_edge.trainer.data import ImageReader, TrainingData, training_data
 from agp_edge.trainer.decoder import TransformerDecoder
@@ -241,6 +241,12 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     bar.close()
     draw_loss(folder, history)
     best = min(history, key=lambda entry: entry["held_out_error"])
+
+    # ---- position scaling: of the best epoch's distances on the training images
+    if model.position is not None:
+        best_model, checkpoint = load_model(folder)
+        _fit_position(best_model.to(on), train_features, config.batch, on)
+        write_checkpoint(folder, best_model, checkpoint)
     return TrainResult(
         folder=folder,
         epochs=len(history),
@@ -307,6 +313,16 @@ def _held_out_error(model: AgpNet, features: Features, batch: int, on: torch.dev
         total += float(reconstruction_loss(clean, model.decoder(clean))) * len(tokens)
         count += len(tokens)
     return total / count
+
+
+@torch.no_grad()
+def _fit_position(model: AgpNet, features: Features, batch: int, on: torch.device) -> None:
+    # the held-out images stay out: they set the threshold
+    if model.position is not None:
+        model.position.fit(
+            model.raw_distance(model.whitened(tokens.to(on)))
+            for tokens, _ in _in_order(features, batch)
+        )
 
 
 def _in_order(features: Features, batch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, Protocol, cast
@@ -44,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never prints a traceback unless asked to."""
     commands = {name: _command(name) for name in COMMANDS}
     args = _parser(commands).parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        # A file's or a class's name that the terminal cannot show is no reason to stop.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = commands[args.command].run(args)
         sys.stdout.flush()  # a closed pipe must show here, not while the interpreter ends

@@ -40,8 +40,14 @@ def open_onnx(path: str, *, threads: int = 0) -> _core.Engine:
     options.log_severity_level = LOG_FATAL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Waiting workers would burn the cores that the camera, our own stages and other processes need:
+    # on a busy machine of two cores a frame took twice as long with it.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        # Without a fallback: it would print on stdout and try the same provider again.
+        session = runtime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # its exceptions share no base but Exception
         raise ModelError(
             f"ONNX Runtime {runtime.__version__} cannot load '{path}' ({_first_line(error)}): "

@@ -6,6 +6,7 @@ Reads an evaluation and the model it was made with; writes one HTML file.
 from __future__ import annotations
 
 import json
+import os
 import platform
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,7 +22,6 @@ from agp_edge.report.histogram import score_histogram
 from agp_edge.report.pictures import data_uri
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
 
     from agp_edge.evaluate import Evaluation, ScoredFrame
@@ -143,12 +143,23 @@ def write_report(
             "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
             "agp-edge": version("agp-edge"),
             "engine": evaluation.engine,
-            "machine": f"Python {platform.python_version()}, {platform.system()} "
-            f"{platform.machine()}",
+            "machine": f"{_processor()}, {platform.system()} {platform.machine()}, "
+            f"Python {platform.python_version()}",
         },
     )
     with write_aside(path) as aside:
         aside.write_text(page, encoding="utf-8")
+
+
+def _processor() -> str:
+    """The processor's name as Linux tells it, and how many of its cores there are."""
+    cores = f"{os.cpu_count()} cores"
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # another system
+        return cores
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    return f"{names[0]}, {cores}" if names else cores
 
 
 def _counts(evaluation: Evaluation) -> dict[str, int]:

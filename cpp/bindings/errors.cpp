@@ -1,3 +1,4 @@
+#include <cstring>
 #include <exception>
 
 #include "agp_edge/error.hpp"
@@ -10,7 +11,12 @@ namespace py = pybind11;
 
 void raise(const char* name, const Error& error) {
   const py::object type = py::module_::import("agp_edge.errors").attr(name);
-  py::set_error(type, error.what());
+  // Messages quote names out of files, which need not be UTF-8.
+  const char* const text = error.what();
+  const auto message = py::reinterpret_steal<py::object>(
+      PyUnicode_DecodeUTF8(text, static_cast<py::ssize_t>(std::strlen(text)), "backslashreplace"));
+  if (!message) throw py::error_already_set();
+  py::set_error(type, message);
 }
 
 void translate(std::exception_ptr pointer) {

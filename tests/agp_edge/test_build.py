@@ -174,13 +174,15 @@ def test_the_command(small_model, tmp_path, capfd):
 def test_ctrl_c_stops_the_compiler(tmp_path, small_model):
     """The progress callback shows that it compiles; the signal comes then."""
     code = f"""
-import signal, os, sys
+import os, signal, time
 from agp_edge.build import plan_from_onnx
 calls = []
 def progress(share):
     calls.append(share)
     if len(calls) == 5:
         os.kill(os.getpid(), signal.SIGINT)
+    if len(calls) >= 5:
+        time.sleep(0.05)  # the main thread has its turn
 try:
     plan_from_onnx({str(small_model)!r}, {str(tmp_path / "m.plan")!r}, backend="rtx",
                    progress=progress)
@@ -192,7 +194,7 @@ except KeyboardInterrupt:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("interrupted after")
-    assert int(done.stdout.split()[-1]) < 60
+    assert int(done.stdout.split()[-1]) < 20  # of some 70
     assert list(tmp_path.iterdir()) == []
 
 

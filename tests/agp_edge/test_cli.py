@@ -181,6 +181,31 @@ def test_an_unreadable_image_does_not_stop_the_batch(small_model, images, capfd)
     assert rows[1]["score"] == ""
 
 
+def test_names_that_the_terminal_cannot_show(small_model, images, write_model, tmp_path):
+    (images / "a.png").rename(images / "瓶.png")
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = run("score", small_model, images, env=ascii_only)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert r"\u74f6.png" in done.stdout
+    model = write_model(tmp_path / "m.onnx", changes={"classes": ["瓶"]})
+    done = run("info", model, env=ascii_only)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_file_name_that_is_no_text(small_model, images):
+    odd = os.fsdecode(os.fsencode(images / "a") + b"\xff.png")
+    (images / "a.png").rename(odd)
+    done = run("score", small_model, odd)
+    assert (done.returncode, done.stderr) == (0, "")
+    odd_model = odd.replace(".png", ".onnx")
+    os.link(small_model, odd_model)
+    done = run("score", odd_model, odd)
+    assert done.returncode == 1
+    assert done.stderr.startswith("agp-edge: ")
+    assert done.stderr.count("\n") == 1
+    assert "this is a bug" not in done.stderr
+
+
 def test_overlays(small_model, images, tmp_path, bad_frame, capsys):
     import cv2
 
