@@ -55,6 +55,7 @@ class Checkpoint:
     held_out: tuple[tuple[str, str | None], ...]  # file, part
     epoch: int
     held_out_error: float
+    finished: bool = False  # the training ended, and what is fitted after the loop is there
     weights_digest: str = ""  # "sha256:<hex>" of checkpoint.safetensors
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""  # ISO 8601, UTC

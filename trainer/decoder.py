@@ -47,7 +47,7 @@ class TransformerDecoder(nn.Module):
         nn.init.trunc_normal_(self.position, std=0.02)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.exit = nn.Linear(width, channels)
+        self.exit = _zero_linear(width, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, C) -> their reconstruction (B, N, C)."""
@@ -64,10 +64,11 @@ class TransformerDecoder(nn.Module):
         """
         hidden = self.entrance(tokens) + self.position
         received = []
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
             assert isinstance(block, Block)  # for the type checker: ModuleList forgets it
             received.append(block.attention_received(hidden))
-            hidden = block(hidden)
+            if index + 1 < len(self.blocks):  # nobody reads what the last block gives
+                hidden = block(hidden)
         return torch.stack(received).mean(dim=0)
 
 
@@ -127,13 +128,21 @@ class MlpDecoder(nn.Module):
             nn.Linear(width, narrow),
             nn.Linear(narrow, width),
             nn.GELU(),
-            nn.Linear(width, channels),
+            _zero_linear(width, channels),
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, C) -> their reconstruction (B, N, C)."""
         reconstructed: Tensor = self.layers(tokens)
         return reconstructed
+
+
+def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A last layer that gives zero, the whitened target's mean: the best guess before training."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _entrance(channels: int, width: int, bottleneck: int, dropout: float) -> nn.Module:

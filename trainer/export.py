@@ -108,6 +108,11 @@ def onnx_from_checkpoint(
         DataError: a held-out image is missing or unreadable.
     """
     model, info = load_model(checkpoint)
+    if not info.finished:
+        raise ModelError(
+            f"the training of '{checkpoint}' was cut off before its end; finish it with "
+            "`agp-edge train DATA -o RUN --resume`, then export"
+        )
     images = _held_out_images(info, data)
     graph = graph_from_model(model, info.model.height, info.model.width)
     manifest = _manifest(info, model)

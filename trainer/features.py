@@ -1,7 +1,7 @@
 """Features of the frozen backbone: reads training images, writes a cache of them (fp16, on disk).
 
 The backbone never changes, so that its features are computed once and read back in each epoch. They
-are rounded to fp16 with and without a cache: both ways train the same model.
+are rounded to fp16 with and without a cache: both ways train the same model, up to rounding.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from agp_edge.errors import DeviceError, ModelError
+from agp_edge.errors import ModelError
 from agp_edge.trainer.backbone import Backbone, backbone_options
 from agp_edge.trainer.checkpoint import Checkpoint, load_model, write_checkpoint
 from agp_edge.trainer.config import ModelConfig, TrainConfig, check_train_config
 from agp_edge.trainer.data import ImageReader, TrainingData, training_data
 from agp_edge.trainer.decoder import TransformerDecoder
+from agp_edge.trainer.device import torch_device
 from agp_edge.trainer.features import Features, default_cache_dir, open_features
 from agp_edge.trainer.log import draw_loss, write_log
 from agp_edge.trainer.loss import reconstruction_loss, two_pass_loss
@@ -160,93 +161,83 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     bar = tqdm(
         total=config.epochs, initial=len(history), desc="train", unit="epoch", disable=not progress
     )
-    for epoch in range(len(history), config.epochs):
-        if best is not None and epoch - best["epoch"] > config.patience:
-            break  # the held-out error has not fallen for `patience` epochs
-        epoch_start = time.perf_counter()
-        # streams of numbers of this epoch alone: a resumed run draws the same ones
-        torch.manual_seed(_epoch_seed(config.seed, epoch))
-        noise = torch.Generator(on).manual_seed(_epoch_seed(config.seed, epoch) + 1)
-        order = np.random.default_rng([config.seed, epoch]).permutation(len(data.train))
-        hardness = rising(epoch, config.epochs)
-        decoder.train()
-        losses = []
-        for step in range(steps):
-            rate = _learning_rate(config, epoch * steps + step, config.epochs * steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            indices = order[step * config.batch : (step + 1) * config.batch]
-            tokens, prior = train_features.read(indices)
-            with torch.no_grad():
-                clean = model.whitened(tokens.to(on))  # (B, N, C): the target
-                mask = _mask(config, twin, clean, prior.to(on))  # (B, N), or None
-                disturbed = _disturbed(config, clean, mask, hardness, noise)
-            feature_loss = reconstruction_loss(clean, decoder(disturbed), config.hard_share)
-            image_loss = None
-            if config.image_noise:
+    try:
+        for epoch in range(len(history), config.epochs):
+            if best is not None and epoch - best["epoch"] > config.patience:
+                break  # the held-out error has not fallen for `patience` epochs
+            epoch_start = time.perf_counter()
+            # streams of numbers of this epoch alone: a resumed run draws the same ones
+            torch.manual_seed(_epoch_seed(config.seed, epoch))
+            noise = torch.Generator(on).manual_seed(_epoch_seed(config.seed, epoch) + 1)
+            order = np.random.default_rng([config.seed, epoch]).permutation(len(data.train))
+            hardness = rising(epoch, config.epochs)
+            decoder.train()
+            losses = []
+            for step in range(steps):
+                rate = _learning_rate(config, epoch * steps + step, config.epochs * steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                indices = order[step * config.batch : (step + 1) * config.batch]
+                tokens, prior = train_features.read(indices)
                 with torch.no_grad():
-                    images = reader.read([data.train[index].path for index in indices]).to(on)
-                    where = torch.ones_like(prior).to(on) if mask is None else mask
-                    share = config.image_share * hardness
-                    images = perturb_image(
-                        images, where, model.grid, share, config.image_noise_std, generator=noise
+                    clean = model.whitened(tokens.to(on))  # (B, N, C): the target
+                    mask = _mask(config, twin, clean, prior.to(on))  # (B, N), or None
+                    disturbed = _disturbed(config, clean, mask, hardness, noise)
+                feature_loss = reconstruction_loss(clean, decoder(disturbed), config.hard_share)
+                image_loss = None
+                if config.image_noise:
+                    images = reader.read([data.train[index].path for index in indices])
+                    disturbed = _disturbed_twice(
+                        model, config, images.to(on), mask, hardness, noise=noise
                     )
-                    disturbed = _disturbed(config, model.target(images), mask, hardness, noise)
-                image_loss = reconstruction_loss(clean, decoder(disturbed), config.hard_share)
-            loss = two_pass_loss(feature_loss, image_loss)
+                    image_loss = reconstruction_loss(clean, decoder(disturbed), config.hard_share)
+                loss = two_pass_loss(feature_loss, image_loss)
 
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            norm = torch.nn.utils.clip_grad_norm_(decoder.parameters(), config.clip)
-            losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1] + float(norm)):
-                paths = [data.train[index].path for index in indices]
-                cause = _cause_of_divergence(clean, paths, rate)
-                kept = (
-                    "no checkpoint was written"
-                    if best is None
-                    else (f"the checkpoint of epoch {best['epoch']} is kept")
-                )
+                optimizer.zero_grad(set_to_none=True)
+                torch.autograd.backward(loss)
+                norm = torch.nn.utils.clip_grad_norm_(decoder.parameters(), config.clip)
+                losses.append(float(loss.detach()))
+                if not math.isfinite(losses[-1] + float(norm)):
+                    paths = [data.train[index].path for index in indices]
+                    raise ModelError(
+                        f"the loss is {losses[-1]} and its gradient {float(norm)} in epoch "
+                        f"{epoch}, step {step}: {_cause_of_divergence(clean, paths, rate)}; "
+                        f"{_what_is_kept(best)}"
+                    )
+                optimizer.step()
+                if twin is not None:
+                    update_momentum(twin, decoder, config.momentum)
+
+            error = _held_out_error(model, held_out_features, config.batch, on)
+            if not math.isfinite(error):
                 raise ModelError(
-                    f"the loss is {losses[-1]} and its gradient {float(norm)} in epoch {epoch}, "
-                    f"step {step}: {cause}; {kept}"
+                    f"the held-out error is {error} after epoch {epoch}: the training diverges at "
+                    f"the learning rate {rate:g}; lower it; {_what_is_kept(best)}"
                 )
-            optimizer.step()
-            if twin is not None:
-                update_momentum(twin, decoder, config.momentum)
-
-        error = _held_out_error(model, held_out_features, config.batch, on)
-        if not math.isfinite(error):
-            raise ModelError(
-                f"the held-out error is {error} after epoch {epoch}; lower the learning rate "
-                f"({config.learning_rate:g})"
-            )
-        entry = {
-            "epoch": epoch,
-            "loss": sum(losses) / len(losses),
-            "held_out_error": error,
-            "learning_rate": rate,
-            "hardness": hardness,
-            "seconds": round(time.perf_counter() - epoch_start, 3),
-        }
-        history.append(entry)
-        if best is None or error < best["held_out_error"]:
-            best = entry
-            write_checkpoint(folder, model, _checkpoint(folder, identity, pretrained, data, entry))
-        write_state(folder, identity, history, model=model, twin=twin, optimizer=optimizer)
-        write_log(folder, history)
-        bar.update()
-        bar.set_postfix(loss=f"{entry['loss']:.4f}", held_out=f"{error:.4f}")
-
-    bar.close()
-    draw_loss(folder, history)
+            entry = {
+                "epoch": epoch,
+                "loss": sum(losses) / len(losses),
+                "held_out_error": error,
+                "learning_rate": rate,
+                "hardness": hardness,
+                "seconds": round(time.perf_counter() - epoch_start, 3),
+            }
+            history.append(entry)
+            if best is None or error < best["held_out_error"]:
+                best = entry
+                write_checkpoint(
+                    folder, model, _checkpoint(folder, identity, pretrained, data, entry)
+                )
+            write_state(folder, identity, history, model=model, twin=twin, optimizer=optimizer)
+            write_log(folder, history)
+            bar.update()
+            bar.set_postfix(loss=f"{entry['loss']:.4f}", held_out=f"{error:.4f}")
+    finally:  # also after Ctrl-C or a loss that is not finite: the best epoch stays usable
+        bar.close()
+        if best is not None:
+            draw_loss(folder, history)
+            _finish(folder, train_features, config.batch, on)
     best = min(history, key=lambda entry: entry["held_out_error"])
-
-    # ---- position scaling: of the best epoch's distances on the training images
-    if model.position is not None:
-        best_model, checkpoint = load_model(folder)
-        _fit_position(best_model.to(on), train_features, config.batch, on)
-        write_checkpoint(folder, best_model, checkpoint)
     return TrainResult(
         folder=folder,
         epochs=len(history),
@@ -254,23 +245,6 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
         held_out_error=best["held_out_error"],
         seconds=time.perf_counter() - start_time,
     )
-
-
-def torch_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes a GPU where torch sees one.
-
-    Raises:
-        DeviceError: there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DeviceError(f"device '{name}' cannot be used ({reason}); give cpu or auto") from error
-    return device
 
 
 def _new_model(config: ModelConfig, weights: str, seed: int) -> tuple[AgpNet, Pretrained]:
@@ -304,6 +278,25 @@ def _disturbed(
 
 
 @torch.no_grad()
+def _disturbed_twice(
+    model: AgpNet,
+    config: TrainConfig,
+    images: Tensor,
+    mask: Tensor | None,
+    hardness: float,
+    *,
+    noise: torch.Generator,
+) -> Tensor:
+    """Tokens of disturbed images, disturbed once more: the second pass of the loss."""
+    if mask is None:
+        mask = torch.ones(len(images), model.grid[0] * model.grid[1], device=images.device)
+    share = config.image_share * hardness
+    images = perturb_image(images, mask, model.grid, share, config.image_noise_std, generator=noise)
+    where = mask if config.perturbation == "attention" else None
+    return _disturbed(config, model.target(images), where, hardness, noise)
+
+
+@torch.no_grad()
 def _held_out_error(model: AgpNet, features: Features, batch: int, on: torch.device) -> float:
     """Mean squared error of the held-out tokens, without any perturbation."""
     model.decoder.eval()
@@ -316,13 +309,21 @@ def _held_out_error(model: AgpNet, features: Features, batch: int, on: torch.dev
 
 
 @torch.no_grad()
-def _fit_position(model: AgpNet, features: Features, batch: int, on: torch.device) -> None:
-    # the held-out images stay out: they set the threshold
+def _finish(folder: Path, features: Features, batch: int, on: torch.device) -> None:
+    """Fits the best epoch's position scaling; the checkpoint says that it is finished.
+
+    The held-out images stay out of it: they set the threshold.
+    """
+    model, checkpoint = load_model(folder)
+    if checkpoint.finished:
+        return
+    model.to(on)
     if model.position is not None:
         model.position.fit(
             model.raw_distance(model.whitened(tokens.to(on)))
             for tokens, _ in _in_order(features, batch)
         )
+    write_checkpoint(folder, model, replace(checkpoint, finished=True))
 
 
 def _in_order(features: Features, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -351,6 +352,12 @@ def _cause_of_divergence(clean: Tensor, paths: list[Path], rate: float) -> str:
     if bad:
         return f"the features of '{bad[0]}' are not finite; remove the image"
     return f"the training diverges at the learning rate {rate:g}; lower it"
+
+
+def _what_is_kept(best: dict[str, Any] | None) -> str:
+    if best is None:
+        return "no checkpoint was written"
+    return f"the checkpoint of epoch {best['epoch']} is kept"
 
 
 def _checkpoint(

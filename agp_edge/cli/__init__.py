@@ -43,14 +43,8 @@ class Command(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never prints a traceback unless asked to."""
-    commands = {name: _command(name) for name in COMMANDS}
-    args = _parser(commands).parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        # A file's or a class's name that the terminal cannot show is no reason to stop.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     try:
-        code = commands[args.command].run(args)
+        code = _run(argv)
         sys.stdout.flush()  # a closed pipe must show here, not while the interpreter ends
         return code
     except KeyboardInterrupt:
@@ -63,6 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("AGP_EDGE_TRACEBACK") == "1":
             raise
         return _fail(_sentence(error), 1)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    commands = {name: _command(name) for name in COMMANDS}
+    args = _parser(commands).parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        # A file's or a class's name that the terminal cannot show is no reason to stop.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    return commands[args.command].run(args)
 
 
 def _command(name: str) -> Command:

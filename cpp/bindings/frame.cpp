@@ -88,7 +88,12 @@ Rect rect_from(const py::tuple& tuple, const char* what) {
     throw FrameError(std::string(what) + " has " + std::to_string(tuple.size()) +
                      " numbers, four are expected (x, y, width, height)");
   }
-  return {tuple[0].cast<int>(), tuple[1].cast<int>(), tuple[2].cast<int>(), tuple[3].cast<int>()};
+  try {
+    return {tuple[0].cast<int>(), tuple[1].cast<int>(), tuple[2].cast<int>(), tuple[3].cast<int>()};
+  } catch (const py::cast_error&) {
+    throw FrameError(std::string(what) + " is " + py::repr(tuple).cast<std::string>() +
+                     ", four integers are expected (x, y, width, height)");
+  }
 }
 
 py::tuple tuple_from(const Rect& rect) {

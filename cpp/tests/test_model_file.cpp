@@ -1,4 +1,4 @@
-#include <chrono>
+#include <ctime>
 #include <random>
 
 #include "agp_edge/error.hpp"
@@ -80,9 +80,9 @@ TEST(weights_are_skipped_not_read) {
     std::ofstream tail(file.path(), std::ios::binary | std::ios::app);
     tail << models::metadata(agp_edge::kManifestKey, document());
   }
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();  // processor time: the machine may be busy elsewhere
   CHECK(read_manifest_json(file.path()) == document());
-  CHECK(std::chrono::steady_clock::now() - start < std::chrono::milliseconds(200));
+  CHECK(std::clock() - start < CLOCKS_PER_SEC / 5);
 }
 
 TEST(every_truncation_of_an_onnx_file_is_refused) {

@@ -1,0 +1,206 @@
+"""The C++ library is installed, found by another CMake project, and scores without Python."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agp_edge import _core
+from agp_edge.manifest import (
+    MANIFEST_KEY,
+    InputSpec,
+    Manifest,
+    OutputSpec,
+    PostprocessSpec,
+    ThresholdSpec,
+)
+
+ROOT = Path(__file__).parents[2]
+SIZE, STRIDE = 64, 8
+
+
+def openvino_libraries() -> str:
+    spec = find_spec("openvino")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return str(Path(next(iter(spec.submodule_search_locations))) / "libs")
+
+
+def run(*command: object) -> str:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library built and installed; its build folder is gone."""
+    folder = tmp_path_factory.mktemp("package")
+    options = {
+        "AGP_EDGE_TESTS": "OFF",
+        "AGP_EDGE_WERROR": "ON",
+        "Python_EXECUTABLE": sys.executable,
+        "CMAKE_INSTALL_LIBDIR": "lib",
+    }
+    run(
+        *("cmake", "-S", ROOT, "-B", folder / "build", "-G", "Ninja"),
+        *(f"-D{key}={value}" for key, value in options.items()),
+    )
+    run("cmake", "--build", folder / "build", "--parallel", os.cpu_count() or 1)
+    run("cmake", "--install", folder / "build", "--component", "cpp", "--prefix", folder / "usr")
+    shutil.rmtree(folder / "build")
+    return folder / "usr"
+
+
+@pytest.fixture(scope="module")
+def program(prefix: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    build = tmp_path_factory.mktemp("score_folder")
+    source = ROOT / "cpp" / "examples" / "score_folder"
+    # OpenCV's C++ headers may or may not be on this machine; the test is of PGM and PPM.
+    run(
+        *("cmake", "-S", source, "-B", build, "-G", "Ninja"),
+        *(f"-DCMAKE_PREFIX_PATH={prefix}", "-DCMAKE_DISABLE_FIND_PACKAGE_OpenCV=ON"),
+        "-DCMAKE_CXX_FLAGS=-Wall -Wextra -pedantic -Wconversion -Wshadow -Werror",
+    )
+    run("cmake", "--build", build)
+    return build / "score_folder"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """distance = |convolution|, (1, 3, 64, 64) -> (1, 1, 8, 8); threshold 0.5."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    manifest = Manifest(
+        name="small",
+        backbone="one-convolution",
+        input=InputSpec(name="image", height=SIZE, width=SIZE, mean=(110.0,) * 3, std=(60.0,) * 3),
+        output=OutputSpec(name="distance", height=SIZE // STRIDE, width=SIZE // STRIDE),
+        postprocess=PostprocessSpec(sigma=3.0, score="top_mean", top_share=0.02),
+        threshold=ThresholdSpec(
+            value=0.5, method="test", false_reject=0.05, n=20, unit="images", mask_value=None
+        ),
+    )
+    weights = np.random.default_rng(0).normal(0, 0.1, (1, 3, STRIDE, STRIDE)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["image", "weights"], ["signed"], strides=[STRIDE, STRIDE]),
+            helper.make_node("Abs", ["signed"], ["distance"]),
+        ],
+        "small",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("distance", TensorProto.FLOAT, [1, 1, 8, 8])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    onnx_model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(onnx_model, {MANIFEST_KEY: manifest.to_json()})
+    path = tmp_path_factory.mktemp("model") / "small.onnx"
+    onnx.save(onnx_model, path)
+    return path
+
+
+def write_netpbm(path: Path, image: np.ndarray) -> None:
+    """PGM of (height, width), PPM of (height, width, 3) RGB, with a comment in the header."""
+    magic = b"P5" if image.ndim == 2 else b"P6"
+    header = magic + b"\n# made for a test\n%d %d\n255\n" % (image.shape[1], image.shape[0])
+    path.write_bytes(header + image.tobytes())
+
+
+@pytest.fixture(scope="module")
+def images() -> dict[str, np.ndarray]:
+    """By file name: uint8 (height, width), or (height, width, 3) RGB."""
+    rng = np.random.default_rng(1)
+    stripes = np.where(np.arange(64) // 4 % 2 == 0, 110, 255).astype(np.uint8)
+    return {
+        "flat.pgm": np.full((64, 64), 110, np.uint8),
+        "mono.pgm": rng.integers(0, 256, (90, 131), dtype=np.uint8),
+        "rgb.ppm": rng.integers(0, 256, (200, 77, 3), dtype=np.uint8),
+        "stripes.pgm": np.ascontiguousarray(np.broadcast_to(stripes, (64, 64))),
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, images: dict[str, np.ndarray]) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for name, image in images.items():
+        write_netpbm(folder / name, image)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def score_folder(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"AGP_EDGE_OPENVINO_LIBS": openvino_libraries()},
+        timeout=60,
+    )
+
+
+def test_library_is_installed_without_private_parts(prefix: Path) -> None:
+    files = {p.relative_to(prefix).as_posix() for p in prefix.rglob("*") if p.is_file()}
+    headers = {f"include/agp_edge/{p.name}" for p in (ROOT / "cpp/include/agp_edge").glob("*.hpp")}
+    assert headers <= files
+    rest = {re.sub(r"Targets-\w+", "Targets-CONFIG", f) for f in files - headers}
+    assert rest == {
+        "lib/libagp_edge.a",
+        "lib/cmake/agp_edge/agp_edgeConfig.cmake",
+        "lib/cmake/agp_edge/agp_edgeConfigVersion.cmake",
+        "lib/cmake/agp_edge/agp_edgeTargets.cmake",
+        "lib/cmake/agp_edge/agp_edgeTargets-CONFIG.cmake",
+    }
+    for path in (prefix / "lib/cmake").rglob("*.cmake"):
+        assert str(ROOT) not in path.read_text(), "the package can be moved and copied"
+
+
+def test_program_scores_as_the_extension_does(
+    program: Path, model: Path, folder: Path, images: dict[str, np.ndarray]
+) -> None:
+    done = score_folder(program, model, folder)
+    assert done.stderr == ""
+    assert done.returncode == 3, "one is anomalous"
+    engine = _core.open_openvino(str(model), library_folder=openvino_libraries())
+    detector = _core.Detector(_core.read_manifest_json(str(model)), str(model), engine)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(images)
+    verdicts = set()
+    for line, (name, image) in zip(lines, sorted(images.items()), strict=True):
+        verdict, _, score, _, _, path = line.split()
+        assert path == str(folder / name)
+        expected = detector.score(image, "rgb8" if image.ndim == 3 else None)
+        assert float(score) == pytest.approx(expected.score, rel=1e-5)
+        assert verdict == ("anomalous" if expected.is_anomalous else "good")
+        verdicts.add(verdict)
+    assert verdicts == {"good", "anomalous"}
+
+
+def test_exit_codes(program: Path, model: Path, folder: Path, tmp_path: Path) -> None:
+    assert score_folder(program, model, folder, "1e6").returncode == 0
+    assert score_folder(program, model).returncode == 2
+    assert score_folder(program, model, folder, "high").returncode == 2
+
+    def error(*arguments: object) -> str:
+        done = score_folder(program, *arguments)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+        return done.stderr
+
+    assert "does not exist" in error(tmp_path / "no.onnx", folder)
+    assert "is not a folder" in error(model, tmp_path / "none")
+    assert "no image that can be read" in error(model, tmp_path)
+    (tmp_path / "cut.pgm").write_bytes(b"P5\n64 64\n255\n" + bytes(100))
+    assert "cut.pgm' is cut off" in error(model, tmp_path)
+    (tmp_path / "cut.pgm").write_bytes(b"P5\n64 64\n65535\n" + bytes(9000))
+    assert "is not a binary PGM" in error(model, tmp_path)
