@@ -23,7 +23,7 @@ __all__ = ["check_signature", "new_key", "sign_site"]
 
 
 def new_key(path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Make a key pair: the private key at `path` (PEM, readable by its owner), the public beside it.
+    """Make a key pair: the private key at `path` (PEM, for its owner only), the public beside it.
 
     Returns:
         The private key's path and the public key's, which ends in ".pub".
@@ -49,8 +49,8 @@ def new_key(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     private_path.parent.mkdir(parents=True, exist_ok=True)
     # created with its final permissions: a key must not be open to others even for a moment
     handle = os.open(private_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(private)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(private)
     with write_aside(public_path) as aside:
         aside.write_bytes(public)
     return private_path, public_path
@@ -128,6 +128,6 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 
 def _no_key(path: str | os.PathLike[str], kind: str, found: str) -> DataError:
     return DataError(
-        f"'{os.fspath(path)}' is no Ed25519 {kind} key in PEM ({found.splitlines()[0]}): make a pair "
-        "with `agp-edge sign --new-key FILE`"
+        f"'{os.fspath(path)}' is no Ed25519 {kind} key in PEM ({found.splitlines()[0]}): make a "
+        "pair with `agp-edge sign --new-key FILE`"
     )

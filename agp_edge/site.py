@@ -27,8 +27,10 @@ __all__ = [
     "CalibrationTail",
     "Site",
     "file_sha256",
+    "overrides",
     "parse_site",
     "read_site",
+    "settings_for",
     "site_path",
     "write_site",
 ]
@@ -93,9 +95,7 @@ class Site:
     def to_dict(self) -> dict[str, Any]:
         """The document, version first, without the keys that are not set."""
         values = {
-            key: value
-            for key, value in asdict(self).items()
-            if value is not None and value != ()
+            key: value for key, value in asdict(self).items() if value is not None and value != ()
         }
         return {"agp_edge_site": SITE_VERSION, **values}
 
@@ -110,7 +110,9 @@ def site_path(model: str | os.PathLike[str]) -> Path:
     return Path(f"{os.fspath(model)}.json")
 
 
-def read_site(model: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Site | None:
+def read_site(
+    model: str | os.PathLike[str], path: str | os.PathLike[str] | None = None
+) -> Site | None:
     """The site file of a model, compared with the model's bytes; None where there is none.
 
     Args:
@@ -124,15 +126,7 @@ def read_site(model: str | os.PathLike[str], path: str | os.PathLike[str] | None
     file = site_path(model) if path is None else Path(path)
     if path is None and not file.exists():
         return None
-    try:
-        if file.stat().st_size > SIZE_LIMIT:
-            raise ModelError(f"the site file '{file}' is larger than {SIZE_LIMIT >> 20} MiB")
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ModelError(f"the site file '{file}' cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ModelError(f"the site file '{file}' is not UTF-8: write it again") from error
-    site = parse_site(text, str(file))
+    site = parse_site(_read_text(file), str(file))
     found = file_sha256(model)
     if found != site.model_sha256:
         raise ModelError(
@@ -143,10 +137,37 @@ def read_site(model: str | os.PathLike[str], path: str | os.PathLike[str] | None
     return site
 
 
+def settings_for(model: str | os.PathLike[str]) -> Site:
+    """The settings in the site file beside a model, for the model as it is now; not signed.
+
+    The file may be missing, lack its hash or hold that of an older model.
+
+    Raises:
+        ModelError: as `read_site`, but for the hash.
+    """
+    digest = file_sha256(model)
+    file = site_path(model)
+    if not file.exists():
+        return Site(model_sha256=digest)
+    site = parse_site(_read_text(file), str(file), default_sha256=digest)
+    return replace(site, model_sha256=digest, signature=None)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        if file.stat().st_size > SIZE_LIMIT:
+            raise ModelError(f"the site file '{file}' is larger than {SIZE_LIMIT >> 20} MiB")
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"the site file '{file}' cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"the site file '{file}' is not UTF-8: write it again") from error
+
+
 def write_site(model: str | os.PathLike[str], site: Site) -> Path:
     """Write the site file beside a model; an older one stays until the new one is whole."""
     path = site_path(model)
-    text = json.dumps(site.to_dict(), indent=2, allow_nan=False)
+    text = json.dumps(site.to_dict(), indent=2)
     parse_site(text, str(path))  # what cannot be read back must not be written
     with write_aside(path) as aside:
         aside.write_text(text + "\n", encoding="utf-8")
@@ -171,12 +192,13 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def parse_site(text: str, source: str) -> Site:
+def parse_site(text: str, source: str, *, default_sha256: str | None = None) -> Site:
     """The settings in a document, each of them checked.
 
     Args:
         text: JSON.
         source: its file, for messages.
+        default_sha256: of a document that has none; None: it has to have one.
 
     Raises:
         ModelError: names the key and what was expected.
@@ -195,11 +217,12 @@ def parse_site(text: str, source: str) -> Site:
         "mm_per_pixel": reader.positive,
         "signature": reader.text,
     }
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {} if default_sha256 is None else {"model_sha256": default_sha256}
     for key, value in document.items():
         if key not in known:
             raise reader.error(
-                f"has the unknown key '{key}', expected are {', '.join(known)}: correct or remove it"
+                f"has the unknown key '{key}', expected are {', '.join(known)}: correct or "
+                "remove it"
             )
         values[key] = known[key](key, value)
     if "model_sha256" not in values:
@@ -292,11 +315,6 @@ class _Reader:
     def rois(self, key: str, value: object) -> tuple[Roi, ...]:
         expected = "a list with one [x, y, width, height] in frame pixels"
         found = self.items(key, value, expected)
-        if len(found) > 1:
-            raise self.error(
-                f"has {len(found)} entries in '{key}', and this version looks at one region of "
-                "interest per detector: copy the model once per region, with a site file each"
-            )
         for roi in found:
             whole = [
                 number
@@ -305,6 +323,11 @@ class _Reader:
             ]
             if len(whole) != 4 or len(roi) != 4 or min(whole) < 0 or min(whole[2:]) < 1:
                 raise self.wrong(key, roi, expected)
+        if len(found) > 1:
+            raise self.error(
+                f"has {len(found)} entries in '{key}', and this version looks at one region of "
+                "interest per detector: copy the model once per region, with a site file each"
+            )
         return tuple((roi[0], roi[1], roi[2], roi[3]) for roi in found)
 
     def polygons(self, key: str, value: object) -> tuple[Polygon, ...]:
@@ -349,9 +372,7 @@ def overrides(manifest: Mapping[str, Any], site: Site) -> list[tuple[str, str, s
         rows.append(("region of interest", _text(list(site.rois[0])), _text(roi)))
     if site.calibration_tail is not None:
         tail = site.calibration_tail
-        rows.append(
-            ("p-values", f"from {len(tail.scores)} of {tail.n} good parts", "none")
-        )
+        rows.append(("p-values", f"from {len(tail.scores)} of {tail.n} good parts", "none"))
     if site.dont_care:
         rows.append(("don't-care areas", str(len(site.dont_care)), "none"))
     if site.min_area is not None:

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from agp_edge.calibration.half_graph import (
     REDUCTION_OPS,
     distance_tail,
@@ -24,7 +25,6 @@ from agp_edge.calibration.half_graph import (
     peak_graph,
     rounded_graph,
 )
-
 from agp_edge.dependencies import require
 from agp_edge.engines import is_plan
 from agp_edge.engines.onnxruntime import open_onnx

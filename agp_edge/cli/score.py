@@ -46,12 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     style.add_argument("--json", action="store_true", help="one JSON object per line")
     style.add_argument("--csv", action="store_true", help="comma-separated, with a header")
     parser.add_argument("--overlay", metavar="DIR", help="save heat maps over the images here")
-    parser.add_argument("--threshold", type=float, help="default: the model's own")
+    parser.add_argument(
+        "--threshold", type=float, help="default: the site file's, else the model's"
+    )
     parser.add_argument(
         "--roi", metavar="X,Y,W,H", type=_roi, help="region of interest, frame pixels"
     )
     parser.add_argument(
-        "--min-area", type=int, default=0, metavar="N", help="drop regions of fewer map pixels"
+        "--min-area", type=int, metavar="N", help="drop regions of fewer map pixels"
+    )
+    parser.add_argument(
+        "--verify", metavar="KEY.pub", help="refuse a model that is not signed with this key"
     )
     parser.add_argument("--engine", choices=("onnxruntime", "openvino", "tensorrt"))
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: chosen (default)")
@@ -80,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         min_area=args.min_area,
         threads=args.threads,
         self_test=not args.no_self_test,
+        verify=args.verify,
     ) as detector:
         # On a terminal the lines themselves show the progress.
         for path in tqdm(paths, unit="image", disable=sys.stdout.isatty() or None):
