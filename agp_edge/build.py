@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
-from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from agp_edge.compiler_thread import serialized_network
 from agp_edge.engines import is_plan
 from agp_edge.engines.tensorrt import FLAVOURS, make_logger
 from agp_edge.errors import DependencyError, DeviceError, Error, ModelError
@@ -36,7 +34,7 @@ from agp_edge.timing_cache import load_timing_cache, save_timing_cache
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["BACKENDS", "RTX_TARGETS", "BuildReport", "plan_from_onnx"]
+__all__ = ["BACKENDS", "RTX_TARGETS", "BuildReport", "compiler_version", "plan_from_onnx"]
 
 BACKENDS = ("auto", "tensorrt", "rtx")
 # Ampere, Ada and Blackwell desktops: one plan for the three has the bytes of a plan for one. Turing
@@ -137,7 +135,9 @@ def plan_from_onnx(
     trt = FLAVOURS[flavour].load()
     package = "tensorrt_rtx" if flavour == "rtx" else "tensorrt"
     manifest.setdefault("versions", {})[package] = trt.__version__
-    _plan_name(manifest, source)  # too long is too long, before any work
+    chosen = _chosen_targets(trt, flavour, targets)
+    manifest["built_for"] = [_dotted(*divmod(target, 10)) for target in chosen]
+    _plan_name(manifest, source, placeholder=_has_gpu())  # too long is refused before any work
     with TemporaryDirectory(prefix="agp-edge-build-") as folder:
         graph, conversion = graph_of_precision(source, precision, Path(folder), images)
         manifest["precision"] = read_manifest(graph)["precision"]
@@ -150,7 +150,7 @@ def plan_from_onnx(
             optimization_level=optimization_level,
             workspace=workspace,
             timing_cache=None if timing_cache is None else Path(timing_cache),
-            targets=targets,
+            targets=chosen,
             progress=progress,
         )
     target = Path(plan_path)
@@ -164,7 +164,7 @@ def plan_from_onnx(
     return BuildReport(
         path=str(target),
         backend=compiled.title,
-        targets=tuple(compiled.targets),
+        targets=tuple(manifest["built_for"]),
         seconds=compiled.seconds,
         plan_bytes=len(compiled.plan),
         weights=compiled.weights,
@@ -178,7 +178,6 @@ def plan_from_onnx(
 class _Compiled:
     title: str
     plan: bytes | bytearray
-    targets: list[str]
     seconds: float
     weights: int
 
@@ -202,13 +201,11 @@ def _compile(
     """
     title = f"{FLAVOURS[flavour].name} {trt.__version__}"
     reads_back = _has_gpu()
-    name = _plan_name(manifest, source, placeholder=reads_back)
     started = time.perf_counter()
     logger = make_logger(trt)
     builder = _not_null(trt.Builder(logger), "builder", title, logger)
     network = _parse(trt, builder, logger, graph, source=source, title=title)
     check_network(trt, network, manifest["precision"]["asked"], source)
-    network.name = name
     config = _not_null(builder.create_builder_config(), "builder configuration", title, logger)
     # TF32 keeps 10 bits of mantissa: a graph that says FP32 gets FP32.
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -219,18 +216,18 @@ def _compile(
     if reads_back:  # without it the inspector gives names only
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if flavour == "rtx":
-        chosen = _set_targets(trt, config, targets)
+        _set_targets(trt, config, targets)
         # Lets the pipeline capture the engine in a CUDA graph.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-    else:
-        chosen = [_dotted(*find_gpus()[0].compute_capability)]
+    network.name = _plan_name(manifest, source, placeholder=reads_back)
     if timing_cache is not None:
         load_timing_cache(config, timing_cache)
 
-    serialized = _build(trt, builder, network, config, progress)
+    serialized = serialized_network(trt, builder, network, config, progress)
     if serialized is None:
         raise ModelError(
-            f"{title} cannot compile '{source}' for compute capability {', '.join(chosen)} "
+            f"{title} cannot compile '{source}' for compute capability "
+            f"{', '.join(manifest['built_for'])} "
             f"({logger.last_error or 'it gave no reason'}): choose other targets or another "
             "optimization level, or export the model with other operators"
         )
@@ -248,7 +245,6 @@ def _compile(
     return _Compiled(
         title=title,
         plan=plan,
-        targets=chosen,
         seconds=seconds,
         weights=_count_weights(trt, network),
     )
@@ -266,6 +262,16 @@ def _plan_name(manifest: dict[str, Any], source: str, *, placeholder: bool = Fal
             f"{MANIFEST_LIMIT}: shorten its class names and export the model again"
         )
     return name
+
+
+def compiler_version(backend: str = "auto") -> tuple[str, str]:
+    """The compiler that `plan_from_onnx` takes here: "tensorrt" or "rtx", and its title.
+
+    Raises:
+        DependencyError, DeviceError, Error: as `plan_from_onnx`.
+    """
+    flavour = _choose(backend)
+    return flavour, f"{FLAVOURS[flavour].name} {FLAVOURS[flavour].load().__version__}"
 
 
 def _choose(backend: str) -> str:
@@ -321,12 +327,12 @@ def _reason(error: Any) -> str:
     return f"node {error.node()} '{error.node_name()}' ({error.node_operator()}): {text}"
 
 
-def _set_targets(trt: Any, config: Any, targets: Sequence[int]) -> list[str]:
-    known = {
-        int(name[2:]): value
-        for name, value in trt.ComputeCapability.__members__.items()
-        if name.startswith("SM")
-    }
+def _chosen_targets(trt: Any, flavour: str, targets: Sequence[int]) -> list[int]:
+    """The compute capabilities that are compiled for, e.g. [86, 89]."""
+    if flavour == "tensorrt":
+        major, minor = find_gpus()[0].compute_capability
+        return [10 * major + minor]
+    known = _rtx_capabilities(trt)
     chosen = list(targets)
     if not chosen and _has_gpu():
         major, minor = find_gpus()[0].compute_capability
@@ -338,73 +344,26 @@ def _set_targets(trt: Any, config: Any, targets: Sequence[int]) -> list[str]:
             f"TensorRT for RTX {trt.__version__} cannot compile for compute capability {unknown}: "
             f"expected some of {sorted(known)}"
         )
+    return chosen
+
+
+def _rtx_capabilities(trt: Any) -> dict[int, Any]:
+    return {
+        int(name[2:]): value
+        for name, value in trt.ComputeCapability.__members__.items()
+        if name.startswith("SM")
+    }
+
+
+def _set_targets(trt: Any, config: Any, chosen: Sequence[int]) -> None:
+    known = _rtx_capabilities(trt)
     config.num_compute_capabilities = len(chosen)
     for index, target in enumerate(chosen):
         config.set_compute_capability(known[target], index)
-    return [_dotted(*divmod(target, 10)) for target in chosen]
 
 
 def _dotted(major: int, minor: int) -> str:
     return f"{major}.{minor}"
-
-
-def _build(
-    trt: Any, builder: Any, network: Any, config: Any, progress: Callable[[float], None] | None
-) -> Any:
-    """The serialized plan, or None; Ctrl-C stops the compiler at its next step.
-
-    It runs in a thread of its own, because an exception must not cross TensorRT's C++ frames and
-    Python delivers KeyboardInterrupt to the main thread, where callbacks would run otherwise.
-    """
-    monitor = _make_monitor(trt, progress)
-    config.progress_monitor = monitor
-    outcome: Future[Any] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(builder.build_serialized_network(network, config))
-        except Exception as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=work).start()
-    try:
-        return outcome.result()
-    except KeyboardInterrupt:
-        monitor.cancelled = True
-        # The interpreter must not end under a running compiler, however often Ctrl-C comes. (A
-        # thread's join() would not do: once interrupted, it takes the thread for finished.)
-        while not outcome.done():
-            with suppress(KeyboardInterrupt):
-                outcome.exception()
-        raise
-
-
-def _make_monitor(trt: Any, progress: Callable[[float], None] | None) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # its base exists only with TensorRT
-        """Nested phases, each of so many steps, as one share."""
-
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.cancelled = False
-            self._phases: dict[str, list[int]] = {}  # in the order of nesting: done, steps
-
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self._phases[phase] = [0, max(1, steps)]
-
-        def phase_finish(self, phase: str) -> None:
-            self._phases.pop(phase, None)
-
-        def step_complete(self, phase: str, step: int) -> bool:
-            if phase in self._phases:
-                self._phases[phase][0] = step + 1
-            if progress is not None:
-                share = 0.0
-                for done, steps in reversed(self._phases.values()):
-                    share = min(1.0, (done + share) / steps)
-                progress(share)
-            return not self.cancelled
-
-    return Monitor()
 
 
 def _count_weights(trt: Any, network: Any) -> int:

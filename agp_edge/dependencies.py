@@ -13,7 +13,7 @@ __all__ = ["EXTRA_OF_MODULE", "missing_module_error", "require"]
 EXTRA_OF_MODULE = {
     "cryptography": "sign",
     "cv2": "images",
-    "filelock": "build",
+    "filelock": "cache",
     "elpv_dataset": "demo",
     "jinja2": "eval",
     "matplotlib": "train",

@@ -53,6 +53,7 @@ class Detector:
         outputs: Iterable[str] = ("map", "mask", "regions"),
         threads: int = 0,
         self_test: bool = True,
+        build: bool = True,
         site: str | os.PathLike[str] | None = None,
         verify: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -61,7 +62,8 @@ class Detector:
         Args:
             path: an .onnx file (runs on a CPU) or a TensorRT plan (runs on an NVIDIA GPU), made by
                 `agp-edge export` or `agp-edge build`.
-            device: "cpu", "cuda" or "auto": what the file is made for.
+            device: "cpu", "cuda" or "auto": what the file is made for. "cuda" compiles an .onnx
+                file for the GPU that is here, once, and keeps the plan in a cache.
             engine: "onnxruntime", "openvino" or "tensorrt"; None takes the first that is installed
                 and fits the file.
             threshold: a frame is anomalous, and a map pixel is in the mask, when its value is
@@ -74,6 +76,8 @@ class Detector:
             threads: of preprocessing, engine and postprocessing on a CPU; 0 chooses.
             self_test: score the manifest's synthetic frame and compare; False opens the model
                 unchecked.
+            build: False never compiles: an .onnx file with device="cuda" has to be in the cache.
+                For services, which must not start with minutes of work.
             site: the site file (docs/site_file.md); None takes `path` + ".json" where that exists.
             verify: file with an Ed25519 public key: the site file has to bear its signature, which
                 covers the model's hash too. None checks the hash, and no signature.
@@ -98,7 +102,9 @@ class Detector:
         if verify is not None:
             check_signature(self._site, verify, self._source)
         text, self._manifest = read_manifest_text(self._source)
-        native_engine = open_engine(self._source, device=device, engine=engine, threads=threads)
+        native_engine = open_engine(
+            self._source, device=device, engine=engine, threads=threads, build=build
+        )
         if self_test and self._manifest.get("self_test"):
             self._run_self_test(text, native_engine, threads)
         self._native = _core.Detector(

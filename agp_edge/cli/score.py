@@ -58,6 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify", metavar="KEY.pub", help="refuse a model that is not signed with this key"
     )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="cuda: compile an .onnx file for the GPU here, once (default: what the file is for)",
+    )
+    parser.add_argument(
+        "--no-build", action="store_true", help="never compile; take what the cache holds"
+    )
     parser.add_argument("--engine", choices=("onnxruntime", "openvino", "tensorrt"))
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: chosen (default)")
     parser.add_argument(
@@ -79,7 +88,9 @@ def run(args: argparse.Namespace) -> int:
     anomalous = 0
     with Detector(
         args.model,
+        device=args.device,
         engine=args.engine,
+        build=not args.no_build,
         threshold=args.threshold,
         roi=args.roi,
         min_area=args.min_area,

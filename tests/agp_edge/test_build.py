@@ -28,6 +28,7 @@ def test_a_plan_carries_the_manifest(small_model, tmp_path):
 
     manifest = read_manifest(tmp_path / "m.plan")
     assert manifest["versions"].pop("tensorrt_rtx").startswith("1.")
+    assert manifest.pop("built_for") == ["8.6", "8.9", "12.0"]
     assert manifest == read_manifest(small_model)
     assert manifest["precision"] == {"asked": "fp32", "built": None}
     assert [path.name for path in tmp_path.iterdir()] == ["m.plan"]
@@ -52,6 +53,7 @@ def sized(write_model, path, length):
     model = write_model(path)
     manifest = read_manifest(model)
     manifest["versions"]["tensorrt_rtx"] = trt.__version__
+    manifest["built_for"] = ["8.6", "8.9", "12.0"]
     text = json.dumps(manifest, separators=(",", ":"), ensure_ascii=False)
     # "é" has two bytes: characters would be the wrong thing to count
     padding = length - len(text.encode())
