@@ -6,6 +6,7 @@ so what is measured is what the line will run.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from agp_edge.dataset import GOOD, open_dataset, part_of, read_mask
 from agp_edge.dependencies import require
 from agp_edge.detector import Detector
 from agp_edge.errors import DataError
+from agp_edge.files import write_aside
 from agp_edge.images import read_image
 from agp_edge.manifest import read_manifest
 from agp_edge.metrics import (
@@ -93,6 +95,12 @@ class Evaluation:
         counts = {key: figures.pop(key) for key in ("n_good", "n_defective")}
         types = {name: asdict(metrics) for name, metrics in self.types.items()}
         return {**figures, "types": types, **counts, "manifest": self.manifest}
+
+    def write_json(self, path: str | os.PathLike[str]) -> None:
+        """Writes `to_dict`, aside and renamed."""
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        with write_aside(path) as aside:
+            aside.write_text(text + "\n", encoding="utf-8")
 
     def count(self, *, defective: bool, anomalous: bool | None = None) -> int:
         """Frames of one class; with `anomalous`, those of them that got this verdict."""

@@ -33,7 +33,8 @@ class ModelConfig:
     # strides 8, 16, 32; of a ViT the blocks after a quarter, a half and three quarters (neighbour:
     # 3, 6, 9 of 12).
     layers: tuple[int, ...] = ()
-    stride: int = 16  # pixels between tokens of the fused grid; that of a ViT-S/16
+    # Pixels between tokens of the fused grid; 0: the layers' own where they share one, else 16.
+    stride: int = 0
     pool: int = 1  # tokens; side of the mean over neighbours at each layer, 1: none; ours
     normalise: str = "layer"  # each layer's token: "layer" (paper), "l2" or "none"
     # Layers become one target: "sum" (paper; needs equal widths), "concat", "auto": sum where the

@@ -64,11 +64,10 @@ class TransformerDecoder(nn.Module):
         """
         hidden = self.entrance(tokens) + self.position
         received = []
-        for index, block in enumerate(self.blocks):
+        for block in self.blocks:
             assert isinstance(block, Block)  # for the type checker: ModuleList forgets it
-            received.append(block.attention_received(hidden))
-            if index + 1 < len(self.blocks):  # nobody reads what the last block gives
-                hidden = block(hidden)
+            hidden, attention = block.forward_with_attention(hidden)
+            received.append(attention)
         return torch.stack(received).mean(dim=0)
 
 
@@ -90,17 +89,23 @@ class Block(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, width) -> (B, N, width)."""
         query, key, value = self._heads(tokens)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        return self._mixed(tokens, functional.scaled_dot_product_attention(query, key, value))
+
+    def forward_with_attention(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, and the attention each token gets, (B, N).
+
+        The latter is the mean over heads and queries of the softmax attention, which the fused
+        kernel of `forward` never has.
+        """
+        query, key, value = self._heads(tokens)
+        scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5  # (B, heads, N, N)
+        attention = scores.softmax(dim=3)
+        return self._mixed(tokens, attention @ value), attention.mean(dim=(1, 2))
+
+    def _mixed(self, tokens: Tensor, mixed: Tensor) -> Tensor:
         tokens = tokens + self.project(mixed.transpose(1, 2).flatten(2))
         mlp: Tensor = self.mlp(self.norm2(tokens))
         return tokens + mlp
-
-    def attention_received(self, tokens: Tensor) -> Tensor:
-        """Mean over heads and queries of the softmax attention, (B, N)."""
-        query, key, _ = self._heads(tokens)
-        scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5  # (B, heads, N, N)
-        received: Tensor = scores.softmax(dim=3).mean(dim=(1, 2))
-        return received
 
     def _heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, count, width = tokens.shape

@@ -5,6 +5,8 @@ No loss, no optimiser, no file; nothing of the perturbation branch lives here.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -35,7 +37,8 @@ class AgpNet(nn.Module):
             ModelError: the input size does not fit the strides, or a setting is unknown.
         """
         super().__init__()
-        step = max(config.stride, *backbone.strides)
+        stride = config.stride or (backbone.strides[0] if len(set(backbone.strides)) == 1 else 16)
+        step = math.lcm(stride, *backbone.strides)
         if min(config.height, config.width) < step or config.height % step or config.width % step:
             raise ModelError(
                 f"the input size {config.height}x{config.width} does not fit the backbone "
@@ -43,7 +46,7 @@ class AgpNet(nn.Module):
             )
         if config.distance not in ("l2", "cosine"):
             raise ModelError(f"distance is '{config.distance}'; expected l2 or cosine")
-        self.grid = (config.height // config.stride, config.width // config.stride)
+        self.grid = (config.height // stride, config.width // stride)
         self.distance_kind = config.distance
         self.backbone = backbone
         self.fusion = Fusion(

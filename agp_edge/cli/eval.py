@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from agp_edge.files import write_aside
 
 if TYPE_CHECKING:
     from agp_edge.evaluate import Evaluation, Metrics
@@ -56,9 +53,7 @@ def run(args: argparse.Namespace) -> int:
     for line in evaluation_lines(evaluation):
         print(line)
     if args.json is not None:
-        with write_aside(args.json) as aside:
-            text = json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-            aside.write_text(text + "\n", encoding="utf-8")
+        evaluation.write_json(args.json)
         print(f"figures: {args.json}")
     if args.html is not None:
         from agp_edge.report import write_report  # noqa: PLC0415

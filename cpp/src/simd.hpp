@@ -67,6 +67,7 @@ AGP_EDGE_INLINE void transpose4(Float4& a, Float4& b, Float4& c, Float4& d) {
 // Whether this CPU runs what AGP_EDGE_AVX2 marks.
 inline bool cpu_has_avx2() noexcept {
 #if defined(AGP_EDGE_HAS_AVX2_BUILD)
+  __builtin_cpu_init();  // Clang's run-time library waits for it
   return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
 #else
   return false;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -82,10 +83,33 @@ def test_eval_on_what_the_demo_left_gives_the_same_digits(demo):
     for line in figures + counts:
         assert line in output
     document = json.loads((folder / "again.json").read_text(encoding="utf-8"))
+    first = (folder / "runs/demo/figures.json").read_text(encoding="utf-8")
+    assert document == json.loads(first)  # every digit, not only those printed
     assert f"{document['image_auroc']:.4f}" in output
     assert (document["n_good"], document["n_defective"]) == (16, 16)
     # better than a guess even after three epochs on 48 cells
     assert document["image_auroc"] > 0.6
+
+
+@pytest.mark.timeout(300)
+def test_a_second_demo_goes_on_where_the_first_stopped(demo, tmp_path):
+    root = tmp_path / "demo"
+    shutil.copytree(demo[0] / "runs/demo", root)
+    for name in ("model.onnx", "model.plan", "figures.json", "report.html"):
+        (root / name).unlink(missing_ok=True)
+    checkpoint = (root / "solar_cells/checkpoint.safetensors").stat()
+    lines = []
+    run_demo(root, quick=True, progress=False, say=lines.append)
+    again = (root / "solar_cells/checkpoint.safetensors").stat()
+    assert (again.st_mtime_ns, again.st_size) == (checkpoint.st_mtime_ns, checkpoint.st_size)
+    assert any(line.startswith("3 epochs") for line in lines)
+    figures = [
+        json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+        for folder in (root, demo[0] / "runs/demo")
+    ]
+    for document in figures:
+        del document["manifest"]["created"]
+    assert figures[0] == figures[1]
 
 
 def test_demo_refuses_a_folder_with_other_things_or_options(demo, tmp_path, capsys):

@@ -1,7 +1,12 @@
+import os
 import threading
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agp_edge import Detector, Error, FrameError, ModelError
 
@@ -76,6 +81,53 @@ def test_any_layout_of_the_same_pixels_gives_the_same_bits(detector, bad_frame):
         result = detector.score(view)
         assert result.score == expected.score
         np.testing.assert_array_equal(result.anomaly_map, expected.anomaly_map)
+
+
+steps = st.sampled_from([-3, -2, -1, 1, 2, 3])
+edges = st.integers(0, 40)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    corner=st.tuples(edges, edges),
+    step=st.tuples(steps, steps),
+    channels=st.sampled_from([slice(None), slice(None, None, -1), 1]),
+)
+def test_any_view_is_scored_as_its_copy(detector, bad_frame, corner, step, channels):
+    view = bad_frame[corner[0] :, corner[1] :][:: step[0], :: step[1], channels]
+    expected = detector.score(np.ascontiguousarray(view))
+    result = detector.score(view)
+    assert result.score == expected.score
+    np.testing.assert_array_equal(result.anomaly_map, expected.anomaly_map)
+    assert result.roi == (0, 0, view.shape[1], view.shape[0])
+
+
+def test_memory_does_not_grow(small_model, good_frame, bad_frame):
+    def resident_bytes() -> int:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def work(frames: int) -> None:
+        for turn in range(frames):
+            result = detector.score(bad_frame if turn % 2 else good_frame)
+            assert result.anomaly_map is not None
+            assert result.mask is not None
+            assert len(result.regions) == turn % 2
+
+    with Detector(small_model) as detector:
+        work(200)
+        before = resident_bytes()
+        work(2000)
+        # One leaked map per frame would be 32 MB.
+        assert resident_bytes() - before < 4_000_000
+
+
+def test_models_are_released(small_model, good_frame):
+    with Detector(small_model) as detector:
+        engine = weakref.ref(detector._native)
+        result = detector.score(good_frame)
+    assert engine() is None
+    assert result.anomaly_map.shape == (64, 64)
 
 
 def test_formats(detector, bad_frame):

@@ -147,3 +147,11 @@ def test_learned_mask_is_attention_received():
     assert mask.shape == (3, 16)
     assert mask.min() >= 0.0
     torch.testing.assert_close(mask.sum(1), torch.ones(3))
+
+
+def test_attention_comes_from_the_same_forward_pass():
+    torch.manual_seed(0)
+    block = TransformerDecoder(8, 16, width=8, depth=1, heads=2).blocks[0]
+    tokens = torch.randn(3, 16, 8)
+    hidden, _ = block.forward_with_attention(tokens)
+    torch.testing.assert_close(hidden, block(tokens))
