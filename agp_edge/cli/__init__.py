@@ -29,6 +29,7 @@ COMMANDS = (
     "sign",
     "score",
     "eval",
+    "compare",
     "info",
     "doctor",
     "demo",
