@@ -30,6 +30,7 @@ __all__ = [
     "image_auroc",
     "image_auroc_interval",
     "pixel_auroc",
+    "rate_interval",
 ]
 
 AUPRO_LIMIT = 0.3  # false-positive rate up to which per-region overlap is integrated
@@ -136,6 +137,18 @@ def image_auroc_interval(
     tail = (1.0 - level) / 2
     low, high = np.quantile(estimates, [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+def rate_interval(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact (Clopper-Pearson) interval of a rate, by `scipy.stats.binomtest`.
+
+    Args:
+        count: independent parts with the property, such as good parts rejected.
+        total: all parts, at least one.
+        level: coverage at least, in (0, 1).
+    """
+    interval = require("scipy.stats").binomtest(count, total).proportion_ci(level, "exact")
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)

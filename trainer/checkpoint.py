@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from agp_edge.files import write_aside
 from agp_edge.trainer.config import ModelConfig, TrainConfig, config_from_dict, config_to_dict
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from agp_edge.trainer.model import AgpNet
@@ -30,6 +33,7 @@ __all__ = [
     "file_digest",
     "load_model",
     "read_checkpoint",
+    "read_header",
     "read_tensors",
     "write_checkpoint",
 ]
@@ -62,19 +66,23 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, model: AgpNet, checkpoint: Checkpoint) -> None:
-    """Writes weights and JSON; the JSON, which names the weights' hash, comes last."""
+    """Writes weights and JSON.
+
+    The weights' file holds the document in its header too: a run that is killed between the two
+    files leaves weights of one epoch and JSON of another, and still can be read.
+    """
     tensors = {key: tensor.cpu().contiguous() for key, tensor in model.state_dict().items()}
-    path = folder / WEIGHTS_NAME
-    with write_aside(path) as aside:
-        save_file(tensors, aside)
     document = {
         "format": FORMAT,
         **{
             key: config_to_dict(value) if isinstance(value, ModelConfig | TrainConfig) else value
             for key, value in vars(checkpoint).items()
         },
-        "weights_digest": file_digest(path),
     }
+    path = folder / WEIGHTS_NAME
+    with write_aside(path) as aside:
+        save_file(tensors, aside, {DOCUMENT_NAME: json.dumps(document)})
+    document["weights_digest"] = file_digest(path)
     with write_aside(folder / DOCUMENT_NAME) as aside:
         aside.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
 
@@ -82,37 +90,29 @@ def write_checkpoint(folder: Path, model: AgpNet, checkpoint: Checkpoint) -> Non
 def read_checkpoint(path: str | Path) -> tuple[Checkpoint, Path]:
     """The document of a run folder, checkpoint.json or checkpoint.safetensors, and the folder.
 
+    It is checkpoint.json where that names the hash of the weights' file, else the header of that
+    file.
+
     Raises:
-        ModelError: a file is missing, cut, of a newer version, or the two do not belong together.
+        ModelError: a file is missing, cut or of a newer version.
     """
     given = Path(path)
     folder = given if given.is_dir() else given.parent
-    document_path, weights = folder / DOCUMENT_NAME, folder / WEIGHTS_NAME
-    for needed in (document_path, weights):
+    document, weights = folder / DOCUMENT_NAME, folder / WEIGHTS_NAME
+    for needed in (document, weights):
         if not needed.is_file():
             raise ModelError(
                 f"checkpoint '{given}': '{needed}' does not exist; give the folder that "
                 "`agp-edge train` wrote"
             )
     try:
-        document = json.loads(document_path.read_text(encoding="utf-8"))
-        version = document.pop("format")
-        major = int(version.split(".", maxsplit=1)[0])
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(
-            f"'{document_path}' is not a checkpoint of ours ({error}); train again"
-        ) from error
-    if major > int(FORMAT.split(".", maxsplit=1)[0]):
-        raise ModelError(
-            f"'{document_path}' has the format {version}; this version reads {FORMAT}: update "
-            "agp-edge"
-        )
-    checkpoint = _checkpoint_from(document, document_path)
-    if file_digest(weights) != checkpoint.weights_digest:
-        raise ModelError(
-            f"'{weights}' is not the file that '{document_path}' describes (its hash differs); "
-            "resume the run or train again"
-        )
+        checkpoint = _checkpoint_from(document.read_text(encoding="utf-8"), document)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"'{document}' cannot be read: {error}") from error
+    digest = file_digest(weights)
+    if checkpoint.weights_digest != digest:
+        header = read_header(weights).get(DOCUMENT_NAME, "")
+        checkpoint = replace(_checkpoint_from(header, weights), weights_digest=digest)
     return checkpoint, folder
 
 
@@ -132,7 +132,7 @@ def load_model(path: str | Path) -> tuple[AgpNet, Checkpoint]:
     options = backbone_options(config.backbone, config.height, config.width)
     full = pretrained_model(config.backbone, "random", **options)
     model = AgpNet(config, Backbone(full.model, config.backbone, config.layers))
-    tensors, _ = read_tensors(folder / WEIGHTS_NAME)
+    tensors = read_tensors(folder / WEIGHTS_NAME)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -150,21 +150,45 @@ def file_digest(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file and the strings in its header.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
 
     Raises:
         ModelError: the file is missing, cut or of another kind.
     """
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The strings in the header of a safetensors file.
+
+    Raises:
+        ModelError: the file is missing, cut or of another kind.
+    """
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except (OSError, SafetensorError) as error:
         raise ModelError(f"'{path}' cannot be read ({error}); is it cut?") from error
 
 
-def _checkpoint_from(document: dict[str, Any], path: Path) -> Checkpoint:
+def _checkpoint_from(text: str, path: Path) -> Checkpoint:
+    """The checkpoint that a JSON document describes; `path` is named in messages."""
     try:
+        document = json.loads(text)
+        version = document.pop("format")
+        major = int(version.split(".", maxsplit=1)[0])
+        if major > int(FORMAT.split(".", maxsplit=1)[0]):
+            raise ModelError(
+                f"'{path}' has the format {version}; this version reads {FORMAT}: update agp-edge"
+            )
         return Checkpoint(
             **{
                 **document,
@@ -176,5 +200,5 @@ def _checkpoint_from(document: dict[str, Any], path: Path) -> Checkpoint:
                 "held_out": tuple((file, part) for file, part in document["held_out"]),
             }
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"'{path}' is not a checkpoint of ours ({error}); train again") from error

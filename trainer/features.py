@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from agp_edge.trainer.data import ImageReader
     from agp_edge.trainer.model import AgpNet
 
-__all__ = ["CachedFeatures", "ComputedFeatures", "Features", "default_cache_dir", "open_features"]
+__all__ = [
+    "CachedFeatures",
+    "ComputedFeatures",
+    "Features",
+    "FeaturesPart",
+    "default_cache_dir",
+    "open_features",
+]
 
 # Settings that do not change what the backbone and the fusion give.
 _AFTER_FUSION = frozenset(
@@ -146,6 +153,24 @@ class CachedFeatures:
         """Tokens before whitening, float32 (B, N, C), and prior masks, float32 (B, N)."""
         both = torch.from_numpy(self._array[indices].astype(np.float32))
         return both[:, :, :-1], both[:, :, -1]
+
+
+class FeaturesPart:
+    """Some neighbours among the images of other features."""
+
+    def __init__(self, features: Features, first: int, count: int) -> None:
+        """Shows the images first to first + count - 1."""
+        self._features = features
+        self._first = first
+        self._count = count
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return self._count
+
+    def read(self, indices: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+        """Tokens before whitening, float32 (B, N, C), and prior masks, float32 (B, N)."""
+        return self._features.read(indices + self._first)
 
 
 def open_features(

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from agp_edge.errors import DataError, ModelError
 from agp_edge.files import write_aside
-from agp_edge.trainer.checkpoint import read_tensors
+from agp_edge.trainer.checkpoint import read_header, read_tensors
 from agp_edge.trainer.config import ModelConfig, TrainConfig, config_from_dict, config_to_dict
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def read_state(folder: Path) -> State | None:
     path = folder / STATE_NAME
     if not path.exists():
         return None
-    tensors, header = read_tensors(path)
+    tensors, header = read_tensors(path), read_header(path)
     try:
         document = json.loads(header["state"])
         identity = Identity(

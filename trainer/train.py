@@ -22,7 +22,7 @@ from agp_edge.trainer.config import ModelConfig, TrainConfig, check_train_config
 from agp_edge.trainer.data import ImageReader, TrainingData, training_data
 from agp_edge.trainer.decoder import TransformerDecoder
 from agp_edge.trainer.device import torch_device
-from agp_edge.trainer.features import Features, default_cache_dir, open_features
+from agp_edge.trainer.features import Features, FeaturesPart, default_cache_dir, open_features
 from agp_edge.trainer.log import draw_loss, write_log
 from agp_edge.trainer.loss import reconstruction_loss, two_pass_loss
 from agp_edge.trainer.model import AgpNet
@@ -118,26 +118,26 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
         identity.check(state.identity, folder)
     model.to(on)
     reader = ImageReader(model_config.height, model_config.width, pretrained.mean, pretrained.std)
-    train_features, held_out_features = (
-        open_features(
-            model,
-            model_config,
-            config.prior,
-            reader,
-            [sample.path for sample in samples],
-            key={
-                "backbone": identity.backbone,
-                "mean": pretrained.mean,
-                "std": pretrained.std,
-                "images": [data.hashes[sample.path] for sample in samples],
-            },
-            cache_dir=default_cache_dir() if cache_dir is None else Path(cache_dir),
-            cache_gb=config.cache_gb,
-            device=on,
-            progress=progress,
-        )
-        for samples in (data.train, data.held_out)
+    samples = [*data.train, *data.held_out]
+    features = open_features(
+        model,
+        model_config,
+        config.prior,
+        reader,
+        [sample.path for sample in samples],
+        key={
+            "backbone": identity.backbone,
+            "mean": pretrained.mean,
+            "std": pretrained.std,
+            "images": [data.hashes[sample.path] for sample in samples],
+        },
+        cache_dir=default_cache_dir() if cache_dir is None else Path(cache_dir),
+        cache_gb=config.cache_gb,
+        device=on,
+        progress=progress,
     )
+    train_features = FeaturesPart(features, 0, len(data.train))
+    held_out_features = FeaturesPart(features, len(data.train), len(data.held_out))
 
     # ---- what the loop changes
     decoder = model.decoder

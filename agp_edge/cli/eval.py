@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from agp_edge.metrics import rate_interval
 
 if TYPE_CHECKING:
     from agp_edge.evaluate import Evaluation, Metrics
@@ -48,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         engine=args.engine,
         threads=args.threads,
-        progress=True,
+        progress=sys.stderr.isatty(),
     )
     for line in evaluation_lines(evaluation):
         print(line)
@@ -114,15 +117,13 @@ def _verdict_lines(evaluation: Evaluation) -> list[str]:
     found = evaluation.count(defective=True, anomalous=True)
     defective = evaluation.count(defective=True)
     rejected_parts, parts = evaluation.good_parts()
-    by_part = (
-        f", {rejected_parts} of {parts} good parts ({rejected_parts / parts:.1%})"
-        if evaluation.has_parts
-        else ""
-    )
+    low, high = rate_interval(rejected_parts, parts)
+    by_part = f"{rejected_parts} of {parts} good parts, " if evaluation.has_parts else ""
     return [
         f"at the model's threshold {evaluation.threshold:.6g}:",
         f"  {found} of {defective} defective found ({found / defective:.1%})",
-        f"  {rejected} of {good} good rejected ({rejected / good:.1%}){by_part}; promised"
+        f"  {rejected} of {good} good rejected ({by_part}{rejected_parts / parts:.1%}, 95 %"
+        f" interval {low:.1%} to {high:.1%}); promised"
         f" {promise['false_reject']:.1%} of {promise['unit']} on average, from {promise['n']}"
         " held-out ones",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from agp_edge.metrics import (
     image_auroc,
     image_auroc_interval,
     pixel_auroc,
+    rate_interval,
 )
 
 
@@ -280,3 +282,22 @@ def test_interval_covers_the_true_value_about_as_often_as_it_says():
         low, high = image_auroc_interval(defective, scores, parts=parts, resamples=300, seed=repeat)
         covered += low <= true <= high
     assert 0.88 <= covered / 200 <= 0.985
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 20), (1, 20), (7, 96), (20, 20)])
+def test_rate_interval_ends_where_the_count_becomes_improbable(count, total):
+    def at_most(rate, number):
+        return sum(
+            math.comb(total, k) * rate**k * (1 - rate) ** (total - k) for k in range(number + 1)
+        )
+
+    low, high = rate_interval(count, total)
+    assert low <= count / total <= high
+    if count:
+        assert 1 - at_most(low, count - 1) == pytest.approx(0.025, rel=1e-6)
+    else:
+        assert low == 0.0
+    if count < total:
+        assert at_most(high, count) == pytest.approx(0.025, rel=1e-6)
+    else:
+        assert high == 1.0

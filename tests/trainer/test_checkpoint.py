@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from agp_edge.errors import ModelError
 from agp_edge.trainer.checkpoint import load_model, read_checkpoint
@@ -64,11 +65,19 @@ def test_missing_or_cut_file_is_named(folder, name):
         load_model(folder)
 
 
-def test_files_of_two_runs_do_not_mix(small, images, folder, tmp_path):
+def test_weights_that_the_json_does_not_know_speak_for_themselves(small, images, folder, tmp_path):
+    """As after a kill between the two files."""
     other = tmp_path / "other"
     small.run(images, other, config=small.train_config(epochs=1, seed=5))
     shutil.copy(other / "checkpoint.safetensors", folder / "checkpoint.safetensors")
-    with pytest.raises(ModelError, match="hash differs"):
+    _, checkpoint = load_model(folder)
+    assert checkpoint == load_model(other)[1]
+    assert checkpoint.train.seed == 5
+
+
+def test_foreign_weights_are_refused(folder):
+    save_file({"weight": torch.zeros(2)}, folder / "checkpoint.safetensors")
+    with pytest.raises(ModelError, match=r"checkpoint\.safetensors' is not a checkpoint of ours"):
         load_model(folder)
 
 

@@ -7,7 +7,7 @@ import torch
 from agp_edge.errors import ModelError
 from agp_edge.images import list_images
 from agp_edge.trainer.data import ImageReader
-from agp_edge.trainer.features import CachedFeatures, ComputedFeatures, open_features
+from agp_edge.trainer.features import CachedFeatures, ComputedFeatures, FeaturesPart, open_features
 
 NORMAL = ((120.0,) * 3, (60.0,) * 3)
 
@@ -61,6 +61,13 @@ def test_any_order_can_be_read(opened):
     some_tokens, some_prior = features.read(order)
     assert torch.equal(some_tokens, tokens[order])
     assert torch.equal(some_prior, prior[order])
+
+
+def test_part_shows_its_images(opened):
+    features, _ = opened()
+    part = FeaturesPart(features, 2, 3)
+    assert len(part) == 3
+    assert torch.equal(everything(part)[0], everything(features)[0][2:5])
 
 
 def test_without_room_features_are_computed_each_time(opened, tmp_path):
