@@ -25,6 +25,7 @@ __all__ = [
     "HALF_MAXIMUM",
     "REDUCTION_OPS",
     "distance_tail",
+    "entrance",
     "float_tensors",
     "half_graph",
     "out_of_range_nodes",
@@ -113,6 +114,26 @@ def distance_tail(graph: GraphProto) -> set[str]:
         tail.add(node.name)
         pending.extend(node.input)
     return tail
+
+
+def entrance(graph: GraphProto, share: float) -> set[str]:
+    """Names of the first nodes, up to those that hold `share` of all weights.
+
+    The first layers of a CNN have few weights and every later layer inherits their rounding.
+
+    Args:
+        graph: in topological order.
+        share: of the number of weights, 0 to 1.
+    """
+    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
+    total = sum(sizes.values())
+    seen, names = 0, set()
+    for node in graph.node:
+        seen += sum(sizes.pop(name, 0) for name in node.input)
+        if seen > share * total:
+            break
+        names.add(node.name)
+    return names
 
 
 def _is_bias(node: NodeProto, producers: Mapping[str, NodeProto], constants: set[str]) -> bool:

@@ -251,3 +251,32 @@ def test_nodes_without_names(tmp_path):
     report = fp16_from_onnx(write(model, tmp_path / "m.onnx"), tmp_path / "h.onnx")
     assert len(report.kept) == 5
     assert read_manifest(tmp_path / "h.onnx")["precision"]["asked"] == "fp16"
+
+
+def test_the_first_layers_go_to_fp32_where_accuracy_asks(tmp_path):
+    """Digits that are lost before the first large layer are lost for good."""
+    node = helper.make_node
+    rng = np.random.default_rng(0)
+    model = graph_of(
+        [
+            node("Conv", ["image", "kernels"], ["c"], name="conv", strides=[4, 4]),
+            node("Add", ["c", "offset"], ["sum"], name="up"),
+            node("Sub", ["sum", "offset"], ["d"], name="down"),
+            node("Conv", ["d", "large"], ["features"], name="large"),
+            node("Relu", ["features"], ["r"], name="relu"),
+            node("Conv", ["r", "mix"], ["distance"], name="mix"),
+        ],
+        {
+            "kernels": rng.normal(0, 0.1, (2, 3, 4, 4)).astype(np.float32),
+            "offset": np.float32(100.0),
+            "large": rng.normal(0, 0.3, (4000, 2, 1, 1)).astype(np.float32),
+            "mix": np.full((1, 4000, 1, 1), 0.001, np.float32),
+        },
+    )
+    report = fp16_from_onnx(write(model, tmp_path / "m.onnx"), tmp_path / "h.onnx")
+    assert report.kept == {"conv": "entrance", "up": "entrance", "down": "entrance"}
+    types_of = {
+        tensor.name: tensor.data_type for tensor in onnx.load(report.path).graph.initializer
+    }
+    assert types_of["kernels"] == TensorProto.FLOAT
+    assert types_of["large"] == TensorProto.FLOAT16
