@@ -55,7 +55,7 @@ class Tolerances:
     """Largest |difference| of a map's pixel, of the range of the first model's maps."""
 
     flips: int = 0
-    """Frames with another verdict."""
+    """Frames with another verdict, borderline ones not counted."""
 
 
 # By the coarser of the two precisions. FP32 engines differ by their order of summation; FP16 and
@@ -115,6 +115,17 @@ class Comparison:
         """Frames whose verdicts differ."""
         return tuple(frame for frame in self.frames if frame.flips)
 
+    def is_borderline(self, frame: ComparedFrame) -> bool:
+        """Whether the first model's score is as near its threshold as scores may differ at all.
+
+        Such a verdict turns on a rounding that the tolerance allows: a threshold found on these
+        very images is one of their scores.
+        """
+        if self.thresholds is None:
+            return False
+        threshold = self.thresholds[0]
+        return abs(frame.scores[0] - threshold) <= self.tolerances.score * abs(threshold)
+
     @property
     def failures(self) -> tuple[str, ...]:
         """What is outside the tolerances, a sentence each; empty: the models agree."""
@@ -127,8 +138,9 @@ class Comparison:
             )
         if not self.map_share_maximum <= limits.map:
             found.append(f"maps differ by up to {self.map_share_maximum:.2e} > {limits.map:g}")
-        if len(self.flips) > limits.flips:
-            found.append(f"{len(self.flips)} verdicts differ > {limits.flips}")
+        flips = sum(not self.is_borderline(frame) for frame in self.flips)
+        if flips > limits.flips:
+            found.append(f"{flips} verdicts differ > {limits.flips}")
         return tuple(found)
 
     def name_of(self, frame: ComparedFrame) -> str:
@@ -153,7 +165,12 @@ class Comparison:
             "image_auroc": None if aurocs is None else list(aurocs),
             "image_auroc_difference": None if aurocs is None else aurocs[1] - aurocs[0],
             "flips": [
-                {"file": self.name_of(frame), "label": frame.sample.label, "scores": frame.scores}
+                {
+                    "file": self.name_of(frame),
+                    "label": frame.sample.label,
+                    "scores": frame.scores,
+                    "borderline": self.is_borderline(frame),
+                }
                 for frame in self.flips
             ],
             "tolerances": asdict(self.tolerances),

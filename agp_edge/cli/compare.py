@@ -19,7 +19,7 @@ EPILOG = """\
 A and B: a run's folder (torch), an ONNX file or a plan; A is the reference. Shares are of A's
 score, and of the range of A's maps over all images. Default tolerances, by the coarser precision
 of the two: fp32 1e-3 (scores) and 1e-3 (maps), fp16 1e-2 and 2e-2, int8 5e-2 and 1e-1; no verdict
-may differ.
+may differ, unless A's score is as near its threshold as that (borderline).
 Exit code: 0 within the tolerances, 4 outside."""
 
 
@@ -101,6 +101,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
                 f"  {comparison.name_of(frame)} ({frame.sample.label}): "
                 f"{frame.scores[0]:.6g} {words[frame.verdicts[0]]} -> "
                 f"{frame.scores[1]:.6g} {words[frame.verdicts[1]]}"
+                f"{' (borderline)' if comparison.is_borderline(frame) else ''}"
             )
     limits = comparison.tolerances
     stated = f"scores {limits.score:g}, maps {limits.map:g}, verdicts {limits.flips}"
