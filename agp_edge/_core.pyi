@@ -199,6 +199,8 @@ class CallableEngine(Engine):
         outputs: (name, dtype, shape) of each.
         function: Called with a stream (0 on a CPU) and the addresses of the inputs and outputs,
             the same ones for one detector's life; what it raises comes out of score() unchanged.
+            It is kept alive from C++, which the garbage collector does not see: it must not refer
+            to the detector that calls it.
 
     Raises:
         ModelError: an unknown dtype or a side below 1.

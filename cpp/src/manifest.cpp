@@ -20,12 +20,13 @@ constexpr int kMaxInt = std::numeric_limits<int>::max();
 // A Gaussian wider than the widest map blurs it to one value.
 constexpr double kMaxSigma = kMaxSide;
 
-// A value as a message shows it: short, whatever the document holds.
+// Values as a message shows them: short, whatever the document holds.
+std::string shortened(const std::string& text, std::size_t longest) {
+  return text.size() > longest ? text.substr(0, longest) + "..." : text;
+}
+
 std::string shown(const Json& value) {
-  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
-  constexpr std::size_t kLongest = 60;
-  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
-  return text;
+  return shortened(value.dump(-1, ' ', true, Json::error_handler_t::replace), 60);
 }
 
 // One JSON object of the document and its place in it, for messages.
@@ -251,10 +252,16 @@ void check_record(const Section& document) {
 Manifest Manifest::parse(const std::string& json, const std::string& source) {
   Json document;
   try {
-    document = Json::parse(json);
+    document = Json::parse(json, [&source](int depth, Json::parse_event_t, const Json&) {
+      if (depth > kMaxDepth) {
+        throw ModelError("the manifest of '" + source + "' nests deeper than " +
+                         std::to_string(kMaxDepth) + " levels: export the model again");
+      }
+      return true;
+    });
   } catch (const Json::exception& error) {
-    throw ModelError("the manifest of '" + source + "' is not valid JSON (" + error.what() +
-                     "): export the model again");
+    throw ModelError("the manifest of '" + source + "' is not valid JSON (" +
+                     shortened(error.what(), 200) + "): export the model again");
   }
   if (!document.is_object()) {
     throw ModelError("the manifest of '" + source + "' is " + shown(document) +

@@ -94,6 +94,10 @@ PlanSearch search_plan(std::istream& file) {
 }
 
 std::ifstream open_model(const std::string& path, std::uint64_t& size) {
+  if (path.find('\0') != std::string::npos) {
+    // The system would open what stands before it.
+    throw ModelError("the path of the model has a zero byte in it: check the path");
+  }
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status)) {

@@ -1,9 +1,11 @@
 #include "agp_edge/pipeline.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <limits>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "agp_edge/error.hpp"
@@ -18,6 +20,27 @@ using Clock = std::chrono::steady_clock;
 double milliseconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double, std::milli>(to - from).count();
 }
+
+// Who is inside score(): a second call of the same thread would wait for itself for ever.
+class Turn {
+ public:
+  Turn(std::mutex& mutex, std::atomic<std::thread::id>& owner) : owner_(owner) {
+    if (owner_ == std::this_thread::get_id()) {
+      throw ModelError(
+          "score() was called by its own engine's function, which has to return first: give that "
+          "function a detector of its own");
+    }
+    lock_ = std::unique_lock<std::mutex>(mutex);
+    owner_ = std::this_thread::get_id();
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+  ~Turn() { owner_ = std::thread::id(); }
+
+ private:
+  std::atomic<std::thread::id>& owner_;
+  std::unique_lock<std::mutex> lock_;
+};
 
 // The engine's only tensor of that role, if it has the type and shape that the recipe needs.
 const TensorSpec& only_tensor(const Engine& engine, const std::vector<TensorSpec>& tensors,
@@ -50,6 +73,7 @@ struct Pipeline::Impl {
         postprocessor(post, threads) {}
 
   std::mutex mutex;
+  std::atomic<std::thread::id> owner{std::thread::id()};
   std::shared_ptr<Engine> engine;
   AlignedBuffer input;
   AlignedBuffer output;
@@ -67,7 +91,7 @@ Pipeline::~Pipeline() = default;
 
 Result Pipeline::score(const Frame& frame, const Decision& decision) {
   const auto start = Clock::now();
-  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  const Turn turn(impl_->mutex, impl_->owner);
   Result result;
 
   const auto preprocess_start = Clock::now();

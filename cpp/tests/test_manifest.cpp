@@ -195,6 +195,12 @@ TEST(text_that_is_no_document) {
 TEST(a_long_value_is_shown_short) {
   const std::string message = refusal(with("/input/channels", std::string(100000, 'x')));
   CHECK(message.size() < 400);
+  try {
+    Manifest::parse("[" + std::string(100000, 'x'), "m.onnx");
+    CHECK(false);
+  } catch (const ModelError& error) {
+    CHECK(std::string(error.what()).size() < 400);
+  }
 }
 
 CHECK_MAIN()

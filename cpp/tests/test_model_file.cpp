@@ -195,6 +195,7 @@ TEST(things_that_are_no_file) {
   CHECK_THROWS(read_manifest_json(folder), ModelError, "is a folder");
   CHECK_THROWS(read_manifest_json("/dev/zero"), ModelError, "not a regular file");
   CHECK_THROWS(read_manifest_json(""), ModelError, "does not exist");
+  CHECK_THROWS(read_manifest_json(std::string("a\0b", 3)), ModelError, "zero byte");
   const TemporaryFile empty("");
   CHECK_THROWS(read_manifest_json(empty.path()), ModelError, "is empty");
 }

@@ -232,6 +232,31 @@ TEST(threads_share_a_detector_and_get_their_own_frames_answer) {
   CHECK(averager.calls == 200 && averager.most_at_once == 1);
 }
 
+TEST(an_engine_that_calls_its_own_detector_is_refused) {
+  struct Caller {
+    Detector* detector = nullptr;
+    const Image image{110};
+
+    static int enqueue(void* user, Stream, const void* const*, void* const*, char* error,
+                       std::size_t error_bytes) {
+      auto& self = *static_cast<Caller*>(user);
+      try {
+        self.detector->score(self.image.frame());
+      } catch (const ModelError& refusal) {
+        std::snprintf(error, error_bytes, "%s", refusal.what());
+      }
+      return 1;
+    }
+  };
+  Caller caller;
+  Detector detector(manifest(), std::make_shared<CallableEngine>("E", kInputs, kOutputs,
+                                                                 &Caller::enqueue, &caller));
+  caller.detector = &detector;
+  // Twice: the refusal leaves nothing behind.
+  CHECK_THROWS(detector.score(caller.image.frame()), ModelError, "its own engine's function");
+  CHECK_THROWS(detector.score(caller.image.frame()), ModelError, "its own engine's function");
+}
+
 TEST(thresholds_come_from_options_then_manifest) {
   Averager averager;
   models::Json document = models::manifest();

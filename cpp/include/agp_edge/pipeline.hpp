@@ -2,7 +2,7 @@
 //
 // Owns     the input and output tensors and both stages; shares the engine.
 // Borrows  the frame for the length of score().
-// Threads  score() may be called from any thread; calls take turns.
+// Threads  score() may be called from any thread; calls take turns. Not from inside its engine.
 // Blocks   until the result is there.
 #pragma once
 

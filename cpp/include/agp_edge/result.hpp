@@ -18,7 +18,8 @@ struct Region {
   int peak_y = 0;
 };
 
-// Milliseconds of the steady clock.
+// Milliseconds of the steady clock; the total counts from the call, a wait for other threads' turn
+// included.
 struct Latency {
   double preprocess_ms = 0;
   double execute_ms = 0;
