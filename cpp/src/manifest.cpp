@@ -20,6 +20,9 @@ constexpr int kMaxInt = std::numeric_limits<int>::max();
 // A Gaussian wider than the widest map blurs it to one value.
 constexpr double kMaxSigma = kMaxSide;
 
+// Whoever walks a document recursively, as messages and Python do, must not run out of stack.
+constexpr int kMaxDepth = 64;
+
 // Values as a message shows them: short, whatever the document holds.
 std::string shortened(const std::string& text, std::size_t longest) {
   return text.size() > longest ? text.substr(0, longest) + "..." : text;

@@ -188,8 +188,12 @@ TEST(text_that_is_no_document) {
   }
   CHECK_THROWS(Manifest::parse("[1]", "m.onnx"), ModelError, "a JSON object is expected");
   CHECK_THROWS(Manifest::parse("null", "m.onnx"), ModelError, "a JSON object is expected");
-  // As deep as a stack would not take it.
-  CHECK_THROWS(Manifest::parse(std::string(1000000, '['), "m.onnx"), ModelError, "valid JSON");
+  // As deep as a stack would not take it, cut off and whole, alone and under a known key.
+  const std::string open(500000, '[');
+  const std::string whole = open + std::string(500000, ']');
+  for (const std::string& text : {open, whole, "{\"agp_edge_manifest\":" + whole + "}"}) {
+    CHECK_THROWS(Manifest::parse(text, "m.onnx"), ModelError, "nests deeper than 64 levels");
+  }
 }
 
 TEST(a_long_value_is_shown_short) {
