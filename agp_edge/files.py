@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["write_aside"]
+__all__ = ["remove_leftovers", "write_aside"]
 
 
 @contextmanager
@@ -46,6 +47,19 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
             aside.unlink()
         raise
     _sync_folder(final.parent)
+
+
+def remove_leftovers(folder: str | os.PathLike[str], *, older_than: float = 0.0) -> None:
+    """Removes what killed processes left of `write_aside` in `folder`; a missing folder is fine.
+
+    Args:
+        folder: nobody else may be writing in it, unless `older_than` tells their files apart.
+        older_than: seconds since the last write.
+    """
+    for path in Path(folder).glob(".*-*.tmp*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime >= older_than:
+                path.unlink()
 
 
 def _umask() -> int:

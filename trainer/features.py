@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from agp_edge.errors import ModelError
-from agp_edge.files import write_aside
+from agp_edge.files import remove_leftovers, write_aside
 from agp_edge.trainer.config import ModelConfig, config_to_dict
 from agp_edge.trainer.perturbation import attention_prior, border_prior, energy_prior
 
@@ -267,7 +267,8 @@ def _read_cache(path: Path, shape: tuple[int, int, int]) -> NDArray[np.float16] 
 
 def _make_room(folder: Path, limit: int) -> None:
     """Removes the caches that were not used for longest until the folder holds `limit` bytes."""
-    caches = sorted(folder.glob("*.npy"), key=lambda path: path.stat().st_mtime)
+    remove_leftovers(folder, older_than=86400.0)  # younger ones may be another training's
+    caches = sorted(folder.glob("[!.]*.npy"), key=lambda path: path.stat().st_mtime)
     total = sum(path.stat().st_size for path in caches)
     for path in caches:
         if total <= limit:

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from agp_edge.errors import ModelError
+from agp_edge.files import remove_leftovers
 from agp_edge.trainer.backbone import Backbone, backbone_options
 from agp_edge.trainer.checkpoint import Checkpoint, load_model, write_checkpoint
 from agp_edge.trainer.config import ModelConfig, TrainConfig, check_train_config
@@ -105,6 +106,7 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
         raise ModelError(
             f"run folder '{folder}' holds a run already; go on with --resume, or give another one"
         )
+    remove_leftovers(folder)
     data = training_data(dataset, config.hold_out, config.seed, progress=progress)
     model, pretrained = _new_model(model_config, weights, config.seed)
     identity = Identity(

@@ -55,10 +55,11 @@ struct PlanSearch {
   bool cut_off = false;  // a marker without an end within the limit
 };
 
-PlanSearch search_plan(std::istream& file) {
+PlanSearch search_plan(std::istream& file, std::uint64_t size) {
   PlanSearch search;
   std::string window;
-  std::vector<char> chunk(kChunk);
+  // A byte more than the file, so that the first short read is the end.
+  std::vector<char> chunk(static_cast<std::size_t>(std::min<std::uint64_t>(size + 1, kChunk)));
   file.clear();
   file.seekg(0);
   bool at_end = false;
@@ -159,7 +160,7 @@ ModelFile read_model_file(const std::string& path) {
     throw ModelError("'" + path + "' starts like an ONNX file but is truncated or corrupt (" +
                      onnx_problem + "): copy or export it again");
   }
-  PlanSearch search = search_plan(file);
+  PlanSearch search = search_plan(file, size);
   if (search.documents.size() > 1) {
     throw ModelError("'" + path +
                      "' holds two different agp_edge manifests, one is expected: build it again");

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from agp_edge.files import write_aside
+from agp_edge.files import remove_leftovers, write_aside
 
 
 def test_replaces_only_at_the_end(tmp_path):
@@ -66,7 +66,7 @@ def test_writer_may_replace_the_temporary_file(tmp_path):
 def test_killed_while_writing(tmp_path):
     code = (
         "import os, signal, sys\n"
-        "from agp_edge.files import write_aside\n"
+        "from agp_edge.files import remove_leftovers, write_aside\n"
         "with write_aside(sys.argv[1]) as aside:\n"
         "    aside.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -76,3 +76,9 @@ def test_killed_while_writing(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(path)], check=False, env=os.environ)
     assert done.returncode == -signal.SIGKILL
     assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_leftovers(tmp_path, older_than=3600)
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+    remove_leftovers(tmp_path / "missing")

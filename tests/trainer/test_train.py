@@ -161,11 +161,15 @@ def test_killed_run_resumes_to_the_same_weights(small, images, tmp_path):
     finished = len(state.history)
     assert 3 <= finished < 12
     assert len(log_of(folder)) in (finished - 1, finished)
-    load_model(folder)  # whole, and belongs to its JSON
+    load_model(folder)
+    (folder / ".checkpoint-x.tmp.safetensors").write_bytes(b"of a kill while writing")
 
     result = small.run(images, folder, config=config, resume=True)
     assert result.epochs == 12
     assert_same_weights(tmp_path / "whole", folder)
+    assert {path.name for path in folder.iterdir()} == {
+        path.name for path in (tmp_path / "whole").iterdir()
+    }
     expected = [{**entry, "seconds": 0} for entry in log_of(tmp_path / "whole")]
     assert [{**entry, "seconds": 0} for entry in log_of(folder)] == expected
 
