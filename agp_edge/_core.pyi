@@ -275,6 +275,8 @@ class Detector:
         min_area: Regions of fewer map pixels leave mask and list.
         outputs: Sum of 1 (map), 2 (mask) and 4 (regions).
         threads: Of the CPU stages; 0 chooses.
+        ignored: Don't-care polygons, each three or more (x, y) in frame pixels: what lies inside
+            has no say in score, mask and regions.
 
     Raises:
         ModelError: a wrong manifest, a tensor that does not fit, no threshold anywhere.
@@ -293,6 +295,7 @@ class Detector:
         min_area: int = 0,
         outputs: int = 7,
         threads: int = 0,
+        ignored: Sequence[Sequence[tuple[float, float]]] = (),
     ) -> None: ...
     def score(self, frame: NDArray[np.uint8] | Buffer, format: str | None = None) -> NativeResult:
         """Scores one frame; see Preprocessor.run for what a frame may be.

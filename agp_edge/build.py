@@ -8,25 +8,33 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
-from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from agp_edge.compiler_thread import serialized_network
 from agp_edge.engines import is_plan
 from agp_edge.engines.tensorrt import FLAVOURS, make_logger
 from agp_edge.errors import DependencyError, DeviceError, Error, ModelError
 from agp_edge.files import write_aside
 from agp_edge.gpu import find_gpus
 from agp_edge.manifest import MANIFEST_LIMIT, read_manifest
+from agp_edge.precision import (
+    BUILT_PLACEHOLDER,
+    check_built,
+    check_network,
+    engine_precision,
+    graph_of_precision,
+    stamp_built,
+)
+from agp_edge.timing_cache import load_timing_cache, save_timing_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["BACKENDS", "RTX_TARGETS", "BuildReport", "plan_from_onnx"]
+__all__ = ["BACKENDS", "RTX_TARGETS", "BuildReport", "compiler_version", "plan_from_onnx"]
 
 BACKENDS = ("auto", "tensorrt", "rtx")
 # Ampere, Ada and Blackwell desktops: one plan for the three has the bytes of a plan for one. Turing
@@ -56,6 +64,15 @@ class BuildReport:
     weights: int
     """Weights of the network before the compiler folded them."""
 
+    precision: str = "fp32"
+    """What the graph asks for: "fp32", "fp16" or "int8"."""
+
+    built: str | None = None
+    """What the engine's layers really work in; None where no GPU could tell."""
+
+    fp16_check: str | None = None
+    """How far the FP16 graph lies from the FP32 one; None where nothing was converted."""
+
     @property
     def bytes_per_weight(self) -> float:
         """plan_bytes / weights: near 4 says FP32, near 2 FP16, near 1 INT8, for large models."""
@@ -67,7 +84,11 @@ def plan_from_onnx(
     plan_path: str | os.PathLike[str],
     *,
     backend: str = "auto",
+    precision: str | None = None,
+    images: Sequence[str | os.PathLike[str]] = (),
     optimization_level: int | None = None,
+    workspace: int | None = None,
+    timing_cache: str | os.PathLike[str] | None = None,
     targets: Sequence[int] = (),
     progress: Callable[[float], None] | None = None,
 ) -> BuildReport:
@@ -78,14 +99,21 @@ def plan_from_onnx(
         plan_path: where the plan goes.
         backend: "tensorrt" compiles for the GPU of this machine; "rtx" is TensorRT for RTX, which
             needs no GPU; "auto" takes TensorRT where it and a GPU are there, else RTX.
+        precision: "fp32", "fp16" or "int8"; None: the graph's own. An FP32 graph becomes FP16 here,
+            and is compared with itself on `images` before anything is compiled; INT8 graphs are
+            quantised beforehand.
+        images: image files for that comparison; empty: synthetic frames.
         optimization_level: 0 (fast to build) to 5 (searches longest); None: the compiler's own.
+        workspace: most scratch memory that a layer may take on the GPU, MiB; None: all.
+        timing_cache: TensorRT's measurements, read and written: makes the next build of a similar
+            model fast. TensorRT for RTX measures nothing and has none.
         targets: compute capabilities for "rtx", e.g. (86, 89); empty: this machine's GPU, or
             `RTX_TARGETS` where it has none that RTX knows.
         progress: called now and then with the share done, 0 to 1, from another thread.
 
     Raises:
         ModelError: not an ONNX file of ours, its manifest is too long for a plan, or the compiler
-            refuses it.
+            refuses it; the graph is of another precision, or loses too much in FP16.
         DependencyError: no compiler is installed.
         DeviceError: "tensorrt" without an NVIDIA GPU.
         Error: unknown backend, or targets that it does not have.
@@ -100,57 +128,133 @@ def plan_from_onnx(
             "targets are for TensorRT for RTX: TensorRT compiles for this machine's GPU only; "
             "leave them out or choose backend 'rtx'"
         )
+    if timing_cache is not None and flavour == "rtx":
+        raise Error("TensorRT for RTX measures nothing and has no timing cache: leave it out")
+    if workspace is not None and workspace < 1:
+        raise Error(f"the workspace is {workspace} MiB: expected 1 or more")
     trt = FLAVOURS[flavour].load()
-    title = f"{FLAVOURS[flavour].name} {trt.__version__}"
     package = "tensorrt_rtx" if flavour == "rtx" else "tensorrt"
     manifest.setdefault("versions", {})[package] = trt.__version__
+    chosen = _chosen_targets(trt, flavour, targets)
+    manifest["built_for"] = [_dotted(*divmod(target, 10)) for target in chosen]
+    _plan_name(manifest, source, placeholder=_has_gpu())  # too long is refused before any work
+    with TemporaryDirectory(prefix="agp-edge-build-") as folder:
+        graph, conversion = graph_of_precision(source, precision, Path(folder), images)
+        manifest["precision"] = read_manifest(graph)["precision"]
+        compiled = _compile(
+            trt,
+            flavour,
+            graph,
+            source,
+            manifest,
+            optimization_level=optimization_level,
+            workspace=workspace,
+            timing_cache=None if timing_cache is None else Path(timing_cache),
+            targets=chosen,
+            progress=progress,
+        )
+    target = Path(plan_path)
+    with write_aside(target) as aside:
+        aside.write_bytes(compiled.plan)
+        if read_manifest(aside) != manifest:
+            raise ModelError(
+                f"{compiled.title} did not keep the manifest of '{source}' in the plan: nothing "
+                "was written"
+            )
+    return BuildReport(
+        path=str(target),
+        backend=compiled.title,
+        targets=tuple(manifest["built_for"]),
+        seconds=compiled.seconds,
+        plan_bytes=len(compiled.plan),
+        weights=compiled.weights,
+        precision=manifest["precision"]["asked"],
+        built=manifest["precision"]["built"],
+        fp16_check=None if conversion is None else str(conversion.difference),
+    )
 
+
+@dataclass(frozen=True, kw_only=True)
+class _Compiled:
+    title: str
+    plan: bytes | bytearray
+    seconds: float
+    weights: int
+
+
+def _compile(
+    trt: Any,
+    flavour: str,
+    graph: str,
+    source: str,
+    manifest: dict[str, Any],
+    *,
+    optimization_level: int | None,
+    workspace: int | None,
+    timing_cache: Path | None,
+    targets: Sequence[int],
+    progress: Callable[[float], None] | None,
+) -> _Compiled:
+    """Parse `graph`, compile it, read its precision back; `source` is its name in messages.
+
+    `manifest` gets the precision that was built.
+    """
+    title = f"{FLAVOURS[flavour].name} {trt.__version__}"
+    reads_back = _has_gpu()
     started = time.perf_counter()
     logger = make_logger(trt)
     builder = _not_null(trt.Builder(logger), "builder", title, logger)
-    network = _parse(trt, builder, logger, source, title)
+    network = _parse(trt, builder, logger, graph, source=source, title=title)
+    check_network(trt, network, manifest["precision"]["asked"], source)
     config = _not_null(builder.create_builder_config(), "builder configuration", title, logger)
     # TF32 keeps 10 bits of mantissa: a graph that says FP32 gets FP32.
     config.clear_flag(trt.BuilderFlag.TF32)
     if optimization_level is not None:
         config.builder_optimization_level = optimization_level
+    if workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace << 20)
+    if reads_back:  # without it the inspector gives names only
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if flavour == "rtx":
-        chosen = _set_targets(trt, config, targets)
+        _set_targets(trt, config, targets)
         # Lets the pipeline capture the engine in a CUDA graph.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-    else:
-        chosen = [_dotted(*find_gpus()[0].compute_capability)]
-    manifest["built_for"] = chosen
-    network.name = _plan_name(manifest, source)
+    network.name = _plan_name(manifest, source, placeholder=reads_back)
+    if timing_cache is not None:
+        load_timing_cache(config, timing_cache)
 
-    plan = _build(trt, builder, network, config, progress)
-    if plan is None:
+    serialized = serialized_network(trt, builder, network, config, progress)
+    if serialized is None:
         raise ModelError(
-            f"{title} cannot compile '{source}' for compute capability {', '.join(chosen)} "
+            f"{title} cannot compile '{source}' for compute capability "
+            f"{', '.join(manifest['built_for'])} "
             f"({logger.last_error or 'it gave no reason'}): choose other targets or another "
             "optimization level, or export the model with other operators"
         )
     seconds = time.perf_counter() - started
-    target = Path(plan_path)
-    with write_aside(target) as aside:
-        aside.write_bytes(memoryview(plan))
-        if read_manifest(aside) != manifest:
-            raise ModelError(
-                f"{title} did not keep the manifest of '{source}' in the plan: nothing was written"
-            )
-    return BuildReport(
-        path=str(target),
-        backend=title,
-        targets=tuple(chosen),
+    if timing_cache is not None:
+        save_timing_cache(config, timing_cache)
+    plan: bytes | bytearray = bytes(memoryview(serialized))
+    if reads_back:
+        built = engine_precision(trt, serialized, logger)
+        check_built(manifest["precision"]["asked"], built, source, title)
+        if built is not None:
+            plan = bytearray(plan)
+            stamp_built(plan, built)
+            manifest["precision"]["built"] = built
+    return _Compiled(
+        title=title,
+        plan=plan,
         seconds=seconds,
-        plan_bytes=plan.nbytes,
         weights=_count_weights(trt, network),
     )
 
 
-def _plan_name(manifest: dict[str, Any], source: str) -> str:
+def _plan_name(manifest: dict[str, Any], source: str, *, placeholder: bool = False) -> str:
     """The manifest as compact JSON, refused before anything is built where it cannot fit."""
     name = json.dumps(manifest, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    if placeholder:
+        name = name.replace(BUILT_PLACEHOLDER.rstrip(), BUILT_PLACEHOLDER)
     length = len(name.encode())
     if length > MANIFEST_LIMIT:
         raise ModelError(
@@ -158,6 +262,16 @@ def _plan_name(manifest: dict[str, Any], source: str) -> str:
             f"{MANIFEST_LIMIT}: shorten its class names and export the model again"
         )
     return name
+
+
+def compiler_version(backend: str = "auto") -> tuple[str, str]:
+    """The compiler that `plan_from_onnx` takes here: "tensorrt" or "rtx", and its title.
+
+    Raises:
+        DependencyError, DeviceError, Error: as `plan_from_onnx`.
+    """
+    flavour = _choose(backend)
+    return flavour, f"{FLAVOURS[flavour].name} {FLAVOURS[flavour].load().__version__}"
 
 
 def _choose(backend: str) -> str:
@@ -189,7 +303,7 @@ def _has_gpu() -> bool:
         return False
 
 
-def _parse(trt: Any, builder: Any, logger: Any, source: str, title: str) -> Any:
+def _parse(trt: Any, builder: Any, logger: Any, graph: str, *, source: str, title: str) -> Any:
     flags = 0
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     if strongly_typed is not None:  # where it is gone, every network is
@@ -197,7 +311,7 @@ def _parse(trt: Any, builder: Any, logger: Any, source: str, title: str) -> Any:
     network = _not_null(builder.create_network(flags), "network", title, logger)
     parser = _not_null(trt.OnnxParser(network, logger), "ONNX parser", title, logger)
     # From the file, not from its bytes: weights may lie beside it.
-    if not parser.parse_from_file(source):
+    if not parser.parse_from_file(graph):
         reasons = [_reason(parser.get_error(index)) for index in range(parser.num_errors)]
         raise ModelError(
             f"{title} cannot read '{source}': {'; '.join(reasons) or logger.last_error}; "
@@ -213,12 +327,12 @@ def _reason(error: Any) -> str:
     return f"node {error.node()} '{error.node_name()}' ({error.node_operator()}): {text}"
 
 
-def _set_targets(trt: Any, config: Any, targets: Sequence[int]) -> list[str]:
-    known = {
-        int(name[2:]): value
-        for name, value in trt.ComputeCapability.__members__.items()
-        if name.startswith("SM")
-    }
+def _chosen_targets(trt: Any, flavour: str, targets: Sequence[int]) -> list[int]:
+    """The compute capabilities that are compiled for, e.g. [86, 89]."""
+    if flavour == "tensorrt":
+        major, minor = find_gpus()[0].compute_capability
+        return [10 * major + minor]
+    known = _rtx_capabilities(trt)
     chosen = list(targets)
     if not chosen and _has_gpu():
         major, minor = find_gpus()[0].compute_capability
@@ -230,73 +344,26 @@ def _set_targets(trt: Any, config: Any, targets: Sequence[int]) -> list[str]:
             f"TensorRT for RTX {trt.__version__} cannot compile for compute capability {unknown}: "
             f"expected some of {sorted(known)}"
         )
+    return chosen
+
+
+def _rtx_capabilities(trt: Any) -> dict[int, Any]:
+    return {
+        int(name[2:]): value
+        for name, value in trt.ComputeCapability.__members__.items()
+        if name.startswith("SM")
+    }
+
+
+def _set_targets(trt: Any, config: Any, chosen: Sequence[int]) -> None:
+    known = _rtx_capabilities(trt)
     config.num_compute_capabilities = len(chosen)
     for index, target in enumerate(chosen):
         config.set_compute_capability(known[target], index)
-    return [_dotted(*divmod(target, 10)) for target in chosen]
 
 
 def _dotted(major: int, minor: int) -> str:
     return f"{major}.{minor}"
-
-
-def _build(
-    trt: Any, builder: Any, network: Any, config: Any, progress: Callable[[float], None] | None
-) -> Any:
-    """The serialized plan, or None; Ctrl-C stops the compiler at its next step.
-
-    It runs in a thread of its own, because an exception must not cross TensorRT's C++ frames and
-    Python delivers KeyboardInterrupt to the main thread, where callbacks would run otherwise.
-    """
-    monitor = _make_monitor(trt, progress)
-    config.progress_monitor = monitor
-    outcome: Future[Any] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(builder.build_serialized_network(network, config))
-        except Exception as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=work).start()
-    try:
-        return outcome.result()
-    except KeyboardInterrupt:
-        monitor.cancelled = True
-        # The interpreter must not end under a running compiler, however often Ctrl-C comes. (A
-        # thread's join() would not do: once interrupted, it takes the thread for finished.)
-        while not outcome.done():
-            with suppress(KeyboardInterrupt):
-                outcome.exception()
-        raise
-
-
-def _make_monitor(trt: Any, progress: Callable[[float], None] | None) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # its base exists only with TensorRT
-        """Nested phases, each of so many steps, as one share."""
-
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.cancelled = False
-            self._phases: dict[str, list[int]] = {}  # in the order of nesting: done, steps
-
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self._phases[phase] = [0, max(1, steps)]
-
-        def phase_finish(self, phase: str) -> None:
-            self._phases.pop(phase, None)
-
-        def step_complete(self, phase: str, step: int) -> bool:
-            if phase in self._phases:
-                self._phases[phase][0] = step + 1
-            if progress is not None:
-                share = 0.0
-                for done, steps in reversed(self._phases.values()):
-                    share = min(1.0, (done + share) / steps)
-                progress(share)
-            return not self.cancelled
-
-    return Monitor()
 
 
 def _count_weights(trt: Any, network: Any) -> int:

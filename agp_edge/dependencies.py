@@ -11,7 +11,9 @@ __all__ = ["EXTRA_OF_MODULE", "missing_module_error", "require"]
 
 # Top-level import name -> extra of pyproject.toml that brings it.
 EXTRA_OF_MODULE = {
+    "cryptography": "sign",
     "cv2": "images",
+    "filelock": "cache",
     "elpv_dataset": "demo",
     "jinja2": "eval",
     "matplotlib": "train",

@@ -15,6 +15,8 @@ from agp_edge.errors import Error, FrameError
 from agp_edge.manifest import read_manifest_text
 from agp_edge.result import Latency, Region, Result
 from agp_edge.self_test import check_self_test, self_test_frame
+from agp_edge.signature import check_signature
+from agp_edge.site import read_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from agp_edge import _core
+    from agp_edge.site import Site
 
 __all__ = ["Detector"]
 
@@ -46,30 +49,42 @@ class Detector:
         engine: str | None = None,
         threshold: float | None = None,
         roi: tuple[int, int, int, int] | None = None,
-        min_area: int = 0,
+        min_area: int | None = None,
         outputs: Iterable[str] = ("map", "mask", "regions"),
         threads: int = 0,
         self_test: bool = True,
+        build: bool = True,
+        site: str | os.PathLike[str] | None = None,
+        verify: str | os.PathLike[str] | None = None,
     ) -> None:
         """Open a model, load its engine, and check that it gives the answers it was exported with.
 
         Args:
             path: an .onnx file (runs on a CPU) or a TensorRT plan (runs on an NVIDIA GPU), made by
                 `agp-edge export` or `agp-edge build`.
-            device: "cpu", "cuda" or "auto": what the file is made for.
+            device: "cpu", "cuda" or "auto": what the file is made for. "cuda" compiles an .onnx
+                file for the GPU that is here, once, and keeps the plan in a cache.
             engine: "onnxruntime", "openvino" or "tensorrt"; None takes the first that is installed
                 and fits the file.
             threshold: a frame is anomalous, and a map pixel is in the mask, when its value is
-                larger; None takes the manifest's.
-            roi: x, y, width, height in frame pixels; None takes the manifest's.
-            min_area: regions of fewer anomaly-map pixels leave mask and list.
+                larger; None takes the site file's, else the manifest's.
+            roi: x, y, width, height in frame pixels; None takes the site file's, else the
+                manifest's.
+            min_area: regions of fewer anomaly-map pixels leave mask and list; None takes the site
+                file's, else 0.
             outputs: which of "map", "mask", "regions" results carry; the score is always there.
             threads: of preprocessing, engine and postprocessing on a CPU; 0 chooses.
             self_test: score the manifest's synthetic frame and compare; False opens the model
                 unchecked.
+            build: False never compiles: an .onnx file with device="cuda" has to be in the cache.
+                For services, which must not start with minutes of work.
+            site: the site file (docs/site_file.md); None takes `path` + ".json" where that exists.
+            verify: file with an Ed25519 public key: the site file has to bear its signature, which
+                covers the model's hash too. None checks the hash, and no signature.
 
         Raises:
-            ModelError: not a model of ours, corrupt, a newer manifest, a failed self-test.
+            ModelError: not a model of ours, corrupt, a newer manifest, a failed self-test; a site
+                file that is invalid, made for another file, or not signed by `verify`'s owner.
             DependencyError: the engine's package is not installed.
             DeviceError: a plan without an NVIDIA GPU.
             Error: an unknown device, engine or output.
@@ -82,20 +97,26 @@ class Detector:
         roi = None if roi is None else _checked_roi(roi)
         if threads < 0:
             raise Error(f"threads is {threads}: expected 0 (chosen) or more")
+        # first of all: a file that is not the one that was approved is read by nobody
+        self._site = read_site(self._source, site)
+        if verify is not None:
+            check_signature(self._site, verify, self._source)
         text, self._manifest = read_manifest_text(self._source)
-        native_engine = open_engine(self._source, device=device, engine=engine, threads=threads)
+        native_engine = open_engine(
+            self._source, device=device, engine=engine, threads=threads, build=build
+        )
         if self_test and self._manifest.get("self_test"):
             self._run_self_test(text, native_engine, threads)
         self._native = _core.Detector(
             text,
             self._source,
             native_engine,
-            threshold=threshold,
-            roi=roi,
-            min_area=min_area,
             outputs=bits,
             threads=threads,
+            **_settings(self._site, threshold=threshold, roi=roi, min_area=min_area),
         )
+        if roi is None and self._site is not None and self._site.rois:
+            roi = self._site.rois[0]
         default = self._manifest["input"]["roi"]
         self._roi = roi or (None if default is None else _checked_roi(default))
 
@@ -117,6 +138,8 @@ class Detector:
         detector = self._open()
         pixels = _as_array(frame)
         native = detector.score(pixels, format)
+        scale = None if self._site is None else self._site.mm_per_pixel
+        tail = None if self._site is None else self._site.calibration_tail
         regions = tuple(
             Region(
                 box=region.box,
@@ -124,6 +147,7 @@ class Detector:
                 frame_area=region.frame_area,
                 peak=region.peak,
                 peak_position=region.peak_position,
+                area_mm2=None if scale is None else region.frame_area * scale * scale,
             )
             for region in native.regions
         )
@@ -133,7 +157,7 @@ class Detector:
             is_anomalous=native.is_anomalous,
             threshold=native.threshold,
             mask_threshold=detector.mask_threshold,
-            p_value=None,
+            p_value=None if tail is None else tail.p_value(native.score),
             anomaly_map=native.anomaly_map,
             mask=None if native.mask is None else native.mask.view(np.bool_),
             regions=regions,
@@ -151,6 +175,11 @@ class Detector:
         """The manifest as it stands in the model file; a copy."""
         copy: dict[str, Any] = json.loads(json.dumps(self._manifest))
         return copy
+
+    @property
+    def site(self) -> dict[str, Any] | None:
+        """The site file as it was read; None where there is none; a copy."""
+        return None if self._site is None else self._site.to_dict()
 
     @property
     def threshold(self) -> float:
@@ -197,6 +226,29 @@ class Detector:
         )
         frame = self_test_frame(self._manifest, self._manifest["self_test"]["seed"])
         check_self_test(self._manifest, native.score(frame).score, self._source)
+
+
+def _settings(
+    site: Site | None,
+    *,
+    threshold: float | None,
+    roi: tuple[int, int, int, int] | None,
+    min_area: int | None,
+) -> dict[str, Any]:
+    """The native detector's options: what the caller gave, else what the site file says."""
+    if site is None:
+        return {"threshold": threshold, "roi": roi, "min_area": min_area or 0}
+    mask_threshold = None
+    if threshold is None:  # a given one counts for the mask as well
+        threshold = site.threshold
+        mask_threshold = site.mask_threshold
+    return {
+        "threshold": threshold,
+        "mask_threshold": mask_threshold,
+        "roi": roi if roi is not None or not site.rois else site.rois[0],
+        "min_area": (site.min_area or 0) if min_area is None else min_area,
+        "ignored": site.dont_care,
+    }
 
 
 def _output_bits(outputs: Iterable[str]) -> int:

@@ -55,6 +55,9 @@ class Region:
     peak_position: tuple[int, int]
     """x, y of that value in frame pixels."""
 
+    area_mm2: float | None = None
+    """The same area in square millimetres; None where the site file says no `mm_per_pixel`."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
@@ -73,7 +76,10 @@ class Result:
     """A map pixel is in the mask when its value is larger."""
 
     p_value: float | None
-    """Share of good parts that score at least as high, (0, 1]; None without a calibration tail."""
+    """Share of good parts that score at least as high, (0, 1]; None without a calibration tail.
+
+    See `agp_edge.site.CalibrationTail.p_value`.
+    """
 
     anomaly_map: NDArray[np.float32] | None
     """float32 (map height, map width), raw, covers `roi`; None if it was not asked for."""

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from agp_edge import _core
     from agp_edge.trainer.model import AgpNet
 
-__all__ = ["ExportResult", "Parity", "onnx_from_checkpoint"]
+__all__ = ["ExportResult", "Parity", "checkpoint_manifest", "onnx_from_checkpoint"]
 
 # Both compute in float32; only the order of summation differs.
 _TOLERANCE = 1e-3
@@ -115,7 +115,7 @@ def onnx_from_checkpoint(
         )
     images = _held_out_images(info, data)
     graph = graph_from_model(model, info.model.height, info.model.width)
-    manifest = _manifest(info, model)
+    manifest = checkpoint_manifest(info, model)
     path = Path(output)
     with write_aside(path) as aside:
         # scored as it will be: through the file, ONNX Runtime and the C++ stages
@@ -142,7 +142,8 @@ def onnx_from_checkpoint(
     return ExportResult(path, manifest, parity, tuple(scores))
 
 
-def _manifest(info: Checkpoint, model: AgpNet) -> Manifest:
+def checkpoint_manifest(info: Checkpoint, model: AgpNet) -> Manifest:
+    """What the checkpoint says of itself; threshold and self-test are found by exporting."""
     config = info.model
     return Manifest(
         name=info.name,

@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "main"]
 
 # In the order of a model's life; each is a module agp_edge/cli/<name>.py.
-COMMANDS = ("train", "export", "build", "score", "eval", "info", "doctor", "demo")
+COMMANDS = (
+    "train",
+    "export",
+    "build",
+    "sign",
+    "score",
+    "eval",
+    "compare",
+    "info",
+    "doctor",
+    "demo",
+)
 
 EPILOG = """\
 exit codes: 0 fine; 1 an error, one line on stderr; 2 wrong usage; 3 an image is anomalous;

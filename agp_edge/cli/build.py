@@ -27,6 +27,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "auto: the first where it and a GPU are there (default)",
     )
     parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        help="fp16: the fp32 graph is converted and compared with itself first; int8: the graph is "
+        "quantised already (default: the graph's own)",
+    )
+    parser.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="real images for that comparison (default: synthetic frames)",
+    )
+    parser.add_argument(
+        "--workspace", metavar="MIB", type=int, help="most scratch memory on the GPU (default: all)"
+    )
+    parser.add_argument(
+        "--timing-cache",
+        metavar="FILE",
+        help="keep TensorRT's measurements here: the next build is faster (not for rtx)",
+    )
+    parser.add_argument(
         "--optimization-level",
         type=int,
         choices=range(6),
@@ -48,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm  # noqa: PLC0415  (heavy imports stay out of --help)
 
     from agp_edge.build import plan_from_onnx  # noqa: PLC0415
+    from agp_edge.images import list_images  # noqa: PLC0415
 
     # disable=None: no bar where stderr is not a terminal.
     with tqdm(total=1.0, desc="compile", bar_format=BAR, leave=False, disable=None) as bar:
@@ -60,6 +80,10 @@ def run(args: argparse.Namespace) -> int:
             args.model,
             args.output,
             backend=args.backend,
+            precision=args.precision,
+            images=() if args.images is None else list_images(args.images),
+            workspace=args.workspace,
+            timing_cache=args.timing_cache,
             optimization_level=args.optimization_level,
             targets=args.sm,
             progress=show,
@@ -67,10 +91,14 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**asdict(report), "bytes_per_weight": report.bytes_per_weight}))
         return 0
+    if report.fp16_check is not None:
+        print(f"fp16 against fp32, {report.fp16_check}")
+    built = "asked" if report.built is None else f"asked, {report.built} built"
     print(
-        f"{report.path}: {report.plan_bytes:,} bytes, {report.bytes_per_weight:.2f} bytes per "
-        f"weight ({report.weights:,} weights), compiled in {report.seconds:.1f} s by "
-        f"{report.backend} for compute capability {', '.join(report.targets)}"
+        f"{report.path}: {report.precision} {built}, {report.plan_bytes:,} bytes, "
+        f"{report.bytes_per_weight:.2f} bytes per weight ({report.weights:,} weights), "
+        f"compiled in {report.seconds:.1f} s by {report.backend} for compute capability "
+        f"{', '.join(report.targets)}"
     )
     return 0
 

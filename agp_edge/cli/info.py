@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from agp_edge.manifest import read_manifest
+from agp_edge.site import overrides, read_site, site_path
 
 __all__ = ["HELP", "add_arguments", "run"]
 
-HELP = "show the manifest inside an ONNX file or a plan"
+HELP = "show the manifest inside an ONNX file or a plan, and what its site file changes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,18 +22,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the manifest."""
+    site = read_site(args.model)
     manifest = read_manifest(args.model)
     if args.json:
-        print(json.dumps(manifest, indent=2, ensure_ascii=False))
+        document = manifest if site is None else {**manifest, "site": site.to_dict()}
+        print(json.dumps(document, indent=2, ensure_ascii=False))
         return 0
     for key, value in manifest.items():
-        if isinstance(value, dict):
+        if key == "precision":
+            print(f"{key:<16}{_precision(value)}")
+        elif isinstance(value, dict):
             print(key)
             for inner, text in value.items():
                 print(f"  {inner:<14}{_text(text)}")
         else:
             print(f"{key:<16}{_text(value)}")
+    if site is not None:
+        signed = "signed (see --verify of score)" if site.signature else "not signed"
+        print(f"site file       {site_path(args.model)}, {signed}")
+        print(f"  {'model_sha256':<20}{site.model_sha256}, fits the file")
+        for name, value, replaced in overrides(manifest, site):
+            print(f"  {name:<20}{value} (the model says {replaced})")
     return 0
+
+
+def _precision(precision: dict[str, Any]) -> str:
+    if precision.get("built") is None:
+        return f"{precision['asked']} asked (no GPU has read back what was built)"
+    return f"{precision['built']} built, {precision['asked']} asked"
 
 
 def _text(value: object) -> str:

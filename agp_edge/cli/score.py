@@ -46,12 +46,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     style.add_argument("--json", action="store_true", help="one JSON object per line")
     style.add_argument("--csv", action="store_true", help="comma-separated, with a header")
     parser.add_argument("--overlay", metavar="DIR", help="save heat maps over the images here")
-    parser.add_argument("--threshold", type=float, help="default: the model's own")
+    parser.add_argument(
+        "--threshold", type=float, help="default: the site file's, else the model's"
+    )
     parser.add_argument(
         "--roi", metavar="X,Y,W,H", type=_roi, help="region of interest, frame pixels"
     )
     parser.add_argument(
-        "--min-area", type=int, default=0, metavar="N", help="drop regions of fewer map pixels"
+        "--min-area", type=int, metavar="N", help="drop regions of fewer map pixels"
+    )
+    parser.add_argument(
+        "--verify", metavar="KEY.pub", help="refuse a model that is not signed with this key"
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="cuda: compile an .onnx file for the GPU here, once (default: what the file is for)",
+    )
+    parser.add_argument(
+        "--no-build", action="store_true", help="never compile; take what the cache holds"
     )
     parser.add_argument("--engine", choices=("onnxruntime", "openvino", "tensorrt"))
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: chosen (default)")
@@ -74,12 +88,15 @@ def run(args: argparse.Namespace) -> int:
     anomalous = 0
     with Detector(
         args.model,
+        device=args.device,
         engine=args.engine,
+        build=not args.no_build,
         threshold=args.threshold,
         roi=args.roi,
         min_area=args.min_area,
         threads=args.threads,
         self_test=not args.no_self_test,
+        verify=args.verify,
     ) as detector:
         # On a terminal the lines themselves show the progress.
         for path in tqdm(paths, unit="image", disable=sys.stdout.isatty() or None):

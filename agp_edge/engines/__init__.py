@@ -37,19 +37,22 @@ def is_plan(path: str) -> bool:
     return not start.startswith(ONNX_FIRST_BYTE) and Path(path).suffix.lower() in PLAN_SUFFIXES
 
 
-def open_engine(path: str, *, device: str, engine: str | None, threads: int) -> _core.Engine:
+def open_engine(
+    path: str, *, device: str, engine: str | None, threads: int, build: bool = True
+) -> _core.Engine:
     """Load `path` into an engine.
 
     Args:
         path: an ONNX file or a plan whose manifest has been read.
-        device: "auto", "cpu", "cuda".
+        device: "auto", "cpu", "cuda"; "cuda" compiles an ONNX file for the GPU that is here.
         engine: one of `ENGINES`; None takes the first that fits the file and is installed.
         threads: of a CPU engine; 0: its own choice.
+        build: whether an ONNX file may be compiled now where the plan cache does not hold it.
 
     Raises:
         ModelError: the engine cannot run this file.
         DependencyError: the engine's package is not installed.
-        DeviceError: a plan, and no NVIDIA GPU.
+        DeviceError: a plan or device "cuda", and no NVIDIA GPU.
         Error: unknown device or engine.
     """
     if device not in ("auto", "cpu", "cuda"):
@@ -58,7 +61,16 @@ def open_engine(path: str, *, device: str, engine: str | None, threads: int) -> 
         raise Error(f"unknown engine '{engine}': expected one of {', '.join(ENGINES)}")
     if is_plan(path):
         return _open_plan(path, device=device, engine=engine)
-    return _open_onnx(path, device=device, engine=engine, threads=threads)
+    if device == "cuda" or engine == "tensorrt":
+        if device == "cpu" or engine not in (None, "tensorrt"):
+            raise Error(
+                f"engine '{engine}' and device '{device}' do not go together: TensorRT runs on "
+                "'cuda', the others on 'cpu'"
+            )
+        from agp_edge.plan_cache import plan_for_this_gpu  # noqa: PLC0415  (loads on demand)
+
+        return _open_plan(str(plan_for_this_gpu(path, build=build)), device="cuda", engine=engine)
+    return _open_onnx(path, engine=engine, threads=threads)
 
 
 def _open_plan(path: str, *, device: str, engine: str | None) -> _core.Engine:
@@ -76,14 +88,9 @@ def _open_plan(path: str, *, device: str, engine: str | None) -> _core.Engine:
     return tensorrt.open_plan(path)
 
 
-def _open_onnx(path: str, *, device: str, engine: str | None, threads: int) -> _core.Engine:
+def _open_onnx(path: str, *, engine: str | None, threads: int) -> _core.Engine:
     from agp_edge.engines import onnxruntime, openvino  # noqa: PLC0415  (engines load on demand)
 
-    if device == "cuda" or engine == "tensorrt":
-        raise ModelError(
-            f"'{path}' is an ONNX file, which this version runs on a CPU only: compile it with "
-            "`agp-edge build` and open the plan, or open it with device='cpu'"
-        )
     if engine == "openvino":
         return openvino.open_onnx(path, threads=threads)
     if engine == "onnxruntime":

@@ -2,6 +2,9 @@
 
 #include <pybind11/stl.h>
 
+#include <utility>
+#include <vector>
+
 #include "frame.hpp"
 #include "module.hpp"
 #include "result.hpp"
@@ -15,7 +18,8 @@ std::unique_ptr<Detector> open(const std::string& manifest_json, const std::stri
                                std::shared_ptr<Engine> engine, std::optional<float> threshold,
                                std::optional<float> mask_threshold,
                                const std::optional<py::tuple>& roi, int min_area,
-                               std::uint8_t outputs, int threads) {
+                               std::uint8_t outputs, int threads,
+                               const std::vector<std::vector<std::pair<double, double>>>& ignored) {
   DetectorOptions options;
   options.threshold = threshold;
   options.mask_threshold = mask_threshold;
@@ -23,6 +27,10 @@ std::unique_ptr<Detector> open(const std::string& manifest_json, const std::stri
   options.min_area = min_area;
   options.outputs = outputs;
   options.threads = threads;
+  for (const auto& corners : ignored) {
+    Polygon& polygon = options.ignored.emplace_back();
+    for (const auto& [x, y] : corners) polygon.push_back(Point{x, y});
+  }
   return std::make_unique<Detector>(Manifest::parse(manifest_json, source), std::move(engine),
                                     options);
 }
@@ -52,7 +60,8 @@ void register_detector(py::module_& module) {
       .def(py::init(&open), py::arg("manifest_json"), py::arg("source"), py::arg("engine"),
            py::kw_only(), py::arg("threshold") = py::none(), py::arg("mask_threshold") = py::none(),
            py::arg("roi") = py::none(), py::arg("min_area") = 0,
-           py::arg("outputs") = static_cast<std::uint8_t>(kAll), py::arg("threads") = 0)
+           py::arg("outputs") = static_cast<std::uint8_t>(kAll), py::arg("threads") = 0,
+           py::arg("ignored") = std::vector<std::vector<std::pair<double, double>>>{})
       .def("score", &score, py::arg("frame"), py::arg("format") = py::none())
       .def_property_readonly("threshold",
                              [](const Detector& self) { return self.decision().threshold; })

@@ -43,6 +43,18 @@ Decision decision_from(const Manifest& manifest, const DetectorOptions& options)
     throw ModelError("the outputs " + std::to_string(options.outputs) +
                      " were asked for, a sum of 1 (map), 2 (mask) and 4 (regions) is expected");
   }
+  for (const Polygon& polygon : options.ignored) {
+    bool finite_corners = true;
+    for (const Point& corner : polygon) {
+      finite_corners = finite_corners && std::isfinite(corner.x) && std::isfinite(corner.y);
+    }
+    if (polygon.size() < 3 || !finite_corners) {
+      throw FrameError("a don't-care area of " + std::to_string(polygon.size()) +
+                       " corners was given, 3 or more with finite coordinates are expected, in "
+                       "frame pixels");
+    }
+  }
+  decision.ignored = options.ignored;
   decision.min_area = options.min_area;
   decision.outputs = options.outputs;
   return decision;

@@ -10,6 +10,7 @@
 
 #include "agp_edge/error.hpp"
 #include "agp_edge/postprocess.hpp"
+#include "ignored_area.hpp"
 #include "regions.hpp"
 #include "resize_weights.hpp"
 #include "smooth_cpu.hpp"
@@ -62,6 +63,7 @@ struct Postprocessor::Impl {
   std::vector<float> sorted;
   std::vector<std::uint8_t> mask;
   RegionFinder regions;
+  IgnoredArea ignored;
 
   explicit Impl(const PostprocessRecipe& r)
       : recipe(r),
@@ -71,7 +73,8 @@ struct Postprocessor::Impl {
         map(static_cast<std::size_t>(r.map_height) * r.map_width),
         sorted(r.score == ScoreRule::kTopMean ? map.size() : 0),
         mask(map.size()),
-        regions(r.map_height, r.map_width) {}
+        regions(r.map_height, r.map_width),
+        ignored(r.map_height, r.map_width) {}
 
   void check_finite(const float* grid) const;
   float fill_map(const float* grid, float* values);
@@ -106,14 +109,18 @@ float Postprocessor::Impl::fill_map(const float* grid, float* values) {
 }
 
 float Postprocessor::Impl::top_mean(const float* values) {
-  const std::size_t size = sorted.size();
+  const std::size_t size = ignored.empty() ? sorted.size() : ignored.counted();
   const std::size_t count = std::clamp<std::size_t>(
       static_cast<std::size_t>(
           std::llround(static_cast<double>(recipe.top_share) * static_cast<double>(size))),
       1, size);
-  std::copy(values, values + size, sorted.begin());
+  if (ignored.empty()) {
+    std::copy(values, values + size, sorted.begin());
+  } else {
+    ignored.copy_counted(values, sorted.data());
+  }
   std::nth_element(sorted.begin(), sorted.begin() + static_cast<std::ptrdiff_t>(count - 1),
-                   sorted.end(), std::greater<float>());
+                   sorted.begin() + static_cast<std::ptrdiff_t>(size), std::greater<float>());
   double sum = 0;
   for (std::size_t i = 0; i < count; ++i) sum += sorted[i];
   return static_cast<float>(sum / static_cast<double>(count));
@@ -142,7 +149,9 @@ void Postprocessor::run(const float* grid, const Rect& view, const Decision& dec
   result.map_width = impl.recipe.map_width;
   result.anomaly_map.resize(keep_map ? size : 0);
   float* map = keep_map ? result.anomaly_map.data() : impl.map.data();
-  const float largest = impl.fill_map(grid, map);
+  impl.ignored.draw(decision.ignored, view);
+  const float peak = impl.fill_map(grid, map);
+  const float largest = impl.ignored.empty() ? peak : impl.ignored.largest(map);
   result.score = impl.recipe.score == ScoreRule::kMax ? largest : impl.top_mean(map);
   result.threshold = decision.threshold;
   result.is_anomalous = result.score > decision.threshold;
@@ -157,6 +166,7 @@ void Postprocessor::run(const float* grid, const Rect& view, const Decision& dec
     return;
   }
   impl.kernels.exceeds(map, decision.mask_threshold, size, mask);
+  if (!impl.ignored.empty()) impl.ignored.clear(mask);
   if (find_regions || decision.min_area > 1) {
     impl.regions.find(mask, map, view, decision.min_area, result.regions);
     if (!find_regions) result.regions.clear();

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "agp_edge/engine.hpp"
 #include "agp_edge/manifest.hpp"
@@ -21,6 +22,7 @@ struct DetectorOptions {
   std::optional<float> mask_threshold;  // none: `threshold` if given, else the manifest's
   std::optional<Rect> roi;              // none: the manifest's; frame pixels
   int min_area = 0;                     // anomaly-map pixels
+  std::vector<Polygon> ignored;         // don't-care areas, frame pixels; see Decision
   std::uint8_t outputs = kAll;
   int threads = 0;  // of the CPU stages and the engine; 0: chosen
 };

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace agp_edge {
 
@@ -41,5 +42,15 @@ struct Rect {
 
   bool empty() const noexcept { return width <= 0 || height <= 0; }
 };
+
+struct Point {
+  double x = 0;
+  double y = 0;
+
+  bool operator==(const Point& other) const noexcept { return x == other.x && y == other.y; }
+};
+
+// A closed outline in frame pixels, at least three corners; edges may cross.
+using Polygon = std::vector<Point>;
 
 }  // namespace agp_edge

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "agp_edge/frame.hpp"
 #include "agp_edge/result.hpp"
@@ -43,6 +44,9 @@ struct Decision {
   float mask_threshold = 0.0F;  // of the map: in the mask when value > mask_threshold
   int min_area = 0;             // regions of fewer map pixels leave mask and list
   std::uint8_t outputs = kAll;
+  // Don't-care areas, frame pixels: score, mask and regions ignore what lies inside; the anomaly
+  // map shows it all the same. A share of pixels (kTopMean) is a share of those that are left.
+  std::vector<Polygon> ignored;
 };
 
 class Postprocessor {
@@ -56,7 +60,8 @@ class Postprocessor {
 
   // `grid`: float32 (grid_height, grid_width). `view`: the part of the frame that the map covers,
   // frame pixels; regions are given in it. Reuses the result's memory.
-  // Throws ModelError when the grid holds a value that is not finite.
+  // Throws ModelError when the grid holds a value that is not finite, FrameError when the
+  // don't-care areas leave nothing of the view.
   void run(const float* grid, const Rect& view, const Decision& decision, Result& result);
 
  private:

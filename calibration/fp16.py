@@ -1,0 +1,304 @@
+"""Reads model.onnx (FP32) and images, writes model.fp16.onnx with the same manifest.
+
+Weights and activations become FP16; what FP16 cannot hold, the distance's tail, and where accuracy
+asks for it reductions and the first layers stay FP32. The result is compared with the FP32 graph,
+from frame to score, before it is written. Threshold and self-test stay those of the FP32 model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agp_edge.calibration.half_graph import (
+    REDUCTION_OPS,
+    distance_tail,
+    entrance,
+    float_tensors,
+    half_graph,
+    out_of_range_nodes,
+    peak_graph,
+    rounded_graph,
+)
+from agp_edge.dependencies import require
+from agp_edge.engines import is_plan
+from agp_edge.engines.onnxruntime import open_onnx
+from agp_edge.errors import ModelError
+from agp_edge.files import write_aside
+from agp_edge.images import read_image
+from agp_edge.manifest import MANIFEST_KEY, read_manifest_text
+from agp_edge.self_test import self_test_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+__all__ = [
+    "MAP_TOLERANCE",
+    "SCORE_TOLERANCE",
+    "Difference",
+    "Fp16Report",
+    "fp16_from_onnx",
+]
+
+# Of the FP32 score: that of the self-test, which the plan has to pass on every start.
+SCORE_TOLERANCE = 1e-2
+# Of the range of the FP32 maps: a single pixel may be off by more than a score.
+MAP_TOLERANCE = 2e-2
+# Enough to show what is wrong; each costs three runs of the network on the CPU.
+IMAGE_LIMIT = 16
+# Of the weights. On the solar cells of the demo FP32 in the first 2 % halves Lite0's FP16 error.
+ENTRANCE_SHARE = 0.02
+SYNTHETIC_SEEDS = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far scores and anomaly maps of the FP16 graph lie from those of the FP32 graph."""
+
+    images: int
+    score_maximum: float  # shares of the FP32 score
+    score_mean: float
+    map_maximum: float  # shares of the range that the FP32 maps span over all images
+    map_mean: float
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.images} images: scores differ by at most {self.score_maximum:.2e} of the score "
+            f"(mean {self.score_mean:.2e}), maps by {self.map_maximum:.2e} of their range "
+            f"(mean {self.map_mean:.2e})"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fp16Report:
+    """What was converted, and how well it went."""
+
+    path: Path
+    kept: dict[str, str]
+    """Nodes that stayed FP32, by name, and why.
+
+    "distance": behind the last weights; "range": FP16 cannot hold it; "reduction" and "entrance"
+    (the first layers): only where the others alone were not accurate enough.
+    """
+
+    nodes: int
+    """All nodes of the FP32 graph."""
+
+    source: str
+    """What the images were: "synthetic" or the number and place of real ones."""
+
+    difference: Difference
+
+
+def fp16_from_onnx(
+    onnx_path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    images: Sequence[str | os.PathLike[str]] = (),
+    score_tolerance: float = SCORE_TOLERANCE,
+    map_tolerance: float = MAP_TOLERANCE,
+) -> Fp16Report:
+    """Converts a model to FP16 and checks it; `output` appears only when it agrees with FP32.
+
+    The check runs a graph in which every FP16 tensor is rounded (`half_graph.rounded_graph`): the
+    FP16 graph itself would be computed in FP32 by ONNX Runtime's CPU kernels, and look better than
+    it is.
+
+    Args:
+        onnx_path: an FP32 model made by `agp-edge export`.
+        output: the FP16 model.
+        images: image files for the check, the first 16 are used; empty: synthetic frames.
+        score_tolerance: largest relative difference of a score.
+        map_tolerance: largest difference of a map's pixel, of the range of the FP32 maps.
+
+    Raises:
+        ModelError: not an FP32 ONNX file of ours, or FP16 is too far from FP32.
+        DataError: an image is unreadable.
+        DependencyError: onnx or onnxruntime is not installed.
+    """
+    onnx = require("onnx", extra="train")
+    source = os.fspath(onnx_path)
+    text, manifest = read_manifest_text(source)
+    model = _load(onnx, source, manifest)
+    frames = [read_image(path) for path in list(images)[:IMAGE_LIMIT]]
+    origin = f"{len(frames)} of {len(images)} images" if frames else "synthetic"
+    frames = frames or [self_test_frame(manifest, seed) for seed in SYNTHETIC_SEEDS]
+
+    reasons = dict.fromkeys(distance_tail(model.graph), "distance")
+    peaks = _peaks(manifest, model, frames)
+    for name in out_of_range_nodes(model.graph, peaks):
+        reasons.setdefault(name, "range")
+    reductions = {node.name for node in model.graph.node if node.op_type in REDUCTION_OPS}
+    more = {**dict.fromkeys(reductions, "reduction"), **reasons}
+    most = {**dict.fromkeys(entrance(model.graph, ENTRANCE_SHARE), "entrance"), **more}
+
+    reference = list(map(_scorer(text, source, source), frames))
+    with TemporaryDirectory(prefix="agp-edge-fp16-") as folder:
+        for kept in (reasons, more, most):
+            half = half_graph(model, kept)
+            rounded = Path(folder) / "rounded.onnx"
+            rounded.write_bytes(rounded_graph(half).SerializeToString())
+            difference = _difference(reference, _run(text, rounded, frames))
+            if _agrees(difference, score_tolerance, map_tolerance):
+                break
+        else:
+            raise ModelError(
+                f"'{source}' loses too much in FP16 ({difference}; expected at most "
+                f"{score_tolerance:g} and {map_tolerance:g}): build it with precision fp32"
+            )
+    manifest["precision"] = {"asked": "fp16", "built": None}
+    _set_manifest(onnx, half, manifest)
+    target = Path(output)
+    with write_aside(target) as aside:
+        aside.write_bytes(half.SerializeToString())
+        # opened as it will be: whether ONNX Runtime takes the graph shows here
+        difference_of_file = _difference(reference[:1], _run(text, aside, frames[:1]))
+        if not _agrees(difference_of_file, score_tolerance, map_tolerance):
+            raise ModelError(
+                f"the FP16 graph of '{source}' gives other answers in ONNX Runtime "
+                f"({difference_of_file}): nothing was written, build it with precision fp32"
+            )
+    return Fp16Report(
+        path=target,
+        kept=kept,
+        nodes=len(model.graph.node),
+        source=origin,
+        difference=difference,
+    )
+
+
+def _load(onnx: Any, source: str, manifest: dict[str, Any]) -> ModelProto:
+    if is_plan(source):
+        raise ModelError(f"'{source}' is a plan: pass the .onnx file that it was made from")
+    asked = manifest.get("precision", {}).get("asked", "fp32")
+    if asked != "fp32":
+        raise ModelError(
+            f"'{source}' is of precision {asked} already: pass the fp32 file, or leave its "
+            "precision as it is"
+        )
+    try:
+        model: ModelProto = onnx.load(source)
+    except Exception as error:  # protobuf's and the file system's
+        raise ModelError(f"'{source}' cannot be read as ONNX ({error}): export it again") from error
+    operators = {node.op_type for node in model.graph.node}
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    if "DequantizeLinear" in operators or onnx.TensorProto.FLOAT16 in types:
+        raise ModelError(
+            f"'{source}' holds quantised or FP16 weights though its manifest says fp32: "
+            "export the model again"
+        )
+    # the converter and our choice of nodes go by names
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"node_{index}_{node.op_type}"
+        taken.add(node.name)
+    return model
+
+
+def _peaks(
+    manifest: dict[str, Any], model: ModelProto, frames: Sequence[NDArray[np.uint8]]
+) -> dict[str, float]:
+    """The largest absolute value of each FP32 tensor over the frames."""
+    from agp_edge import _core  # noqa: PLC0415  (kept out of the import)
+
+    spec = manifest["input"]
+    roi = spec["roi"]
+    preprocessor = _core.Preprocessor(
+        height=spec["height"],
+        width=spec["width"],
+        mean=spec["mean"],
+        std=spec["std"],
+        channels=spec["channels"],
+        resize=spec["resize"],
+        roi=None if roi is None else tuple(roi),
+    )
+    runtime = require("onnxruntime", extra="cpu")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    tensors = float_tensors(model)
+    session = runtime.InferenceSession(
+        peak_graph(model, tensors).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    peaks = np.zeros(len(tensors))
+    for frame in frames:
+        answer = session.run(None, {spec["name"]: preprocessor.run(frame)[None]})
+        # NaN has to stay: it is out of every range
+        peaks = np.maximum(peaks, np.asarray(answer, np.float64))
+    return dict(zip(tensors, peaks.tolist(), strict=True))
+
+
+def _scorer(
+    text: str, path: str, source: str
+) -> Callable[[NDArray[np.uint8]], tuple[float, NDArray[np.float32]]]:
+    from agp_edge import _core  # noqa: PLC0415  (kept out of the import)
+
+    # any threshold will do for scores and maps
+    detector = _core.Detector(text, source, open_onnx(path), threshold=0.0, outputs=1)
+
+    def score(frame: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
+        result = detector.score(frame)
+        if result.anomaly_map is None:
+            raise ModelError(f"the pipeline of '{source}' gave no anomaly map")
+        return result.score, result.anomaly_map
+
+    return score
+
+
+def _run(
+    text: str, path: Path, frames: Sequence[NDArray[np.uint8]]
+) -> list[tuple[float, NDArray[np.float32]]] | None:
+    """Scores and maps, or None where one is not finite."""
+    score = _scorer(text, str(path), path.name)
+    try:
+        return [score(frame) for frame in frames]
+    except ModelError:
+        return None
+
+
+def _difference(
+    expected: list[tuple[float, NDArray[np.float32]]],
+    got: list[tuple[float, NDArray[np.float32]]] | None,
+) -> Difference:
+    if got is None:
+        infinite = float("inf")
+        return Difference(
+            images=len(expected),
+            score_maximum=infinite,
+            score_mean=infinite,
+            map_maximum=infinite,
+            map_mean=infinite,
+        )
+    tiny = 1e-12
+    scores = [abs(a - b) / max(abs(a), tiny) for (a, _), (b, _) in zip(expected, got, strict=True)]
+    lowest = min(float(values.min()) for _, values in expected)
+    span = max(max(float(values.max()) for _, values in expected) - lowest, tiny)
+    maps = [np.abs(a - b) / span for (_, a), (_, b) in zip(expected, got, strict=True)]
+    return Difference(
+        images=len(expected),
+        score_maximum=max(scores),
+        score_mean=float(np.mean(scores)),
+        map_maximum=max(float(values.max()) for values in maps),
+        map_mean=float(np.mean([values.mean() for values in maps])),
+    )
+
+
+def _agrees(difference: Difference, score_tolerance: float, map_tolerance: float) -> bool:
+    # written so that NaN is refused too
+    return difference.score_maximum <= score_tolerance and difference.map_maximum <= map_tolerance
+
+
+def _set_manifest(onnx: Any, model: ModelProto, manifest: dict[str, Any]) -> None:
+    text = json.dumps(manifest, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {MANIFEST_KEY: text})
