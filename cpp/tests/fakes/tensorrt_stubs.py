@@ -18,7 +18,8 @@ NAME = re.compile(r"(\w+)\(")
 
 
 def stub(header: str, name: str) -> str:
-    match = re.search(rf"^class {name} : public VRoot\n{{(.*?)^}};", header, re.DOTALL | re.MULTILINE)
+    pattern = rf"^class {name} : public VRoot\n{{(.*?)^}};"
+    match = re.search(pattern, header, re.DOTALL | re.MULTILINE)
     if match is None:
         raise SystemExit(f"there is no class {name} in the header")
     lines = [f"class {name}Stub : public {name} {{", " public:"]
