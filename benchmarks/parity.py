@@ -27,10 +27,6 @@ import numpy as np
 import onnxruntime
 import openvino
 import torch
-from agp_edge.trainer.checkpoint import load_model
-from agp_edge.trainer.config import TrainConfig
-from agp_edge.trainer.export import onnx_from_checkpoint
-from agp_edge.trainer.train import train
 from numpy.typing import NDArray
 from provenance import write_result
 from scipy.ndimage import gaussian_filter
@@ -40,6 +36,10 @@ from agp_edge import Detector, read_manifest
 from agp_edge.dataset import open_dataset
 from agp_edge.demo_data import lay_out_cells, read_cells
 from agp_edge.images import list_images, read_image
+from agp_edge.trainer.checkpoint import load_model
+from agp_edge.trainer.config import TrainConfig
+from agp_edge.trainer.export import onnx_from_checkpoint
+from agp_edge.trainer.train import train
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-3  # of scores, relative; of maps, share of the reference map's range

@@ -269,6 +269,8 @@ def main() -> None:
         {
             "read_bandwidth_gb_s": round(bandwidth, 1),
             "load_average_at_start": round(load, 1),
+            # `chrt -f 5` keeps other work off the cores; on a busy machine two threads need it.
+            "real_time_priority": os.sched_getscheduler(0) == os.SCHED_FIFO,
             "rounds": arguments.rounds,
             "cases": cases,
         },

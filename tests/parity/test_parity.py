@@ -11,14 +11,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import parity
-from agp_edge.trainer.checkpoint import load_model
-from agp_edge.trainer.config import TrainConfig
-from agp_edge.trainer.export import onnx_from_checkpoint
-from agp_edge.trainer.train import train
 
 from agp_edge.dataset import open_dataset
 from agp_edge.demo_data import lay_out_cells
 from agp_edge.manifest import read_manifest
+from agp_edge.trainer.checkpoint import load_model
+from agp_edge.trainer.config import TrainConfig
+from agp_edge.trainer.export import onnx_from_checkpoint
+from agp_edge.trainer.train import train
 
 
 @pytest.fixture(scope="module")
