@@ -141,12 +141,12 @@ def _tensorrt(kind: str, flavour: Flavour, gpu_problem: str | None) -> Finding:
     except DependencyError as error:
         return Finding(name=flavour.name, usable=False, runs=runs, problem=str(error))
     path = _loaded_library("libtensorrt_rtx.so" if kind == "rtx" else "libnvinfer")
-    problem = gpu_problem or "this version of agp_edge has no TensorRT engine yet"
-    if kind == "rtx":  # its compiler needs no GPU
+    problem = gpu_problem
+    if problem and kind == "rtx":  # its compiler needs no GPU
         problem = f"it compiles plans (`agp-edge build`) and cannot run them here: {problem}"
     return Finding(
         name=flavour.name,
-        usable=kind == "rtx",
+        usable=kind == "rtx" or problem is None,
         version=module.__version__,
         path=path or module.__file__,
         runs=runs,

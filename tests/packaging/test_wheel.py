@@ -58,8 +58,8 @@ def test_every_python_file_of_the_three_folders_is_there(names: list[str]) -> No
 def test_files_beside_python_are_known(names: list[str]) -> None:
     others = [n for n in names if not n.endswith(".py") and ".dist-info/" not in n]
     allowed = re.compile(
-        r"agp_edge/(py\.typed|_core\.pyi|_core\.[\w.-]*\.so|_trt(10|11|rtx)\.so|"
-        r"report/[\w./-]+\.(html|css|js)(\.j2)?)"
+        r"agp_edge/(py\.typed|_core\.pyi|_core\.[\w.-]*\.so|_trt(10|11|rtx)\.so"
+        r"|report/[\w./-]+\.(html|css|js)(\.j2)?)"
     )
     assert [name for name in others if not allowed.fullmatch(name)] == []
     assert "agp_edge/py.typed" in others

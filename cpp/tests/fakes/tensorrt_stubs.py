@@ -18,6 +18,7 @@ NAME = re.compile(r"(\w+)\(")
 
 
 def stub(header: str, name: str) -> str:
+    """The C++ text of a class that overrides each pure virtual function of `name`."""
     pattern = rf"^class {name} : public VRoot\n{{(.*?)^}};"
     match = re.search(pattern, header, re.DOTALL | re.MULTILINE)
     if match is None:
@@ -33,6 +34,7 @@ def stub(header: str, name: str) -> str:
 
 
 def main() -> None:
+    """Read the first argument, write the second."""
     source, target = map(Path, sys.argv[1:])
     header = source.read_text(encoding="utf-8")
     parts = [
