@@ -86,7 +86,7 @@ def test_fp32_compiles(family, tmp_path):
     report = plan_from_onnx(family, tmp_path / "m.plan", backend="rtx", targets=TARGETS)
     assert report.precision == "fp32"
     assert report.built is None  # nobody could ask a GPU here
-    assert report.weights > 3_000_000
+    assert report.weights > 2_500_000  # Lite0 to stride 32 and a narrow decoder are the smaller one
     assert 3.9 < report.bytes_per_weight < 5.5
     assert read_manifest(tmp_path / "m.plan")["backbone"] == family.parent.name[:-1]
 
