@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agp_edge import Detector, Error, FrameError, ModelError
+from agp_edge import Detector, DeviceError, Error, FrameError, ModelError
 
 
 @pytest.fixture(scope="module")
@@ -280,13 +280,22 @@ def test_the_manifest_is_a_copy(detector):
         ({"roi": (0, 0, 5)}, "x, y, width, height"),
         ({"roi": (0.5, 0, 5, 5)}, "x, y, width, height"),
         ({"threads": -1}, "threads is -1"),
-        ({"device": "cuda"}, "compile it with `agp-edge build`"),
-        ({"engine": "tensorrt"}, "compile it with `agp-edge build`"),
     ],
 )
 def test_wrong_options(small_model, options, message):
     with pytest.raises(Error, match=message):
         Detector(small_model, **options)
+
+
+@pytest.mark.parametrize("options", [{"device": "cuda"}, {"engine": "tensorrt"}])
+def test_an_onnx_file_on_a_gpu_asks_the_driver_before_it_compiles(
+    small_model, options, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("AGP_EDGE_CUDA_DRIVER", str(tmp_path / "libcuda.so.1"))
+    monkeypatch.setenv("AGP_EDGE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(DeviceError, match="no NVIDIA GPU can be used here"):
+        Detector(small_model, **options)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_model_without_a_threshold_needs_one(write_model, tmp_path, good_frame):
