@@ -137,7 +137,6 @@ class Postprocessor:
         sigma: Of the Gaussian blur, map pixels; 0: none.
         score: "max" or "top_mean".
         top_share: Share of the map's pixels that "top_mean" averages, (0, 1].
-        threads: 1 stays on the caller's thread.
     """
 
     def __init__(
@@ -150,7 +149,6 @@ class Postprocessor:
         sigma: float,
         score: str = "max",
         top_share: float = 0.01,
-        threads: int = 1,
     ) -> None: ...
     def run(
         self,

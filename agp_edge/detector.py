@@ -73,7 +73,7 @@ class Detector:
             min_area: regions of fewer anomaly-map pixels leave mask and list; None takes the site
                 file's, else 0.
             outputs: which of "map", "mask", "regions" results carry; the score is always there.
-            threads: of preprocessing, engine and postprocessing on a CPU; 0 chooses.
+            threads: of preprocessing and the engine on a CPU; 0 chooses.
             self_test: score the manifest's synthetic frame and compare; False opens the model
                 unchecked.
             build: False never compiles: an .onnx file with device="cuda" has to be in the cache.

@@ -127,7 +127,10 @@ def grey_levels(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 def postprocessing(grid_side: int, map_side: int, threads: int) -> dict[str, Any]:
-    """Times the way from a grid with some defects to score, mask and regions."""
+    """Times the way from a grid with some defects to score, mask and regions.
+
+    `threads` are OpenCV's; ours uses one.
+    """
     grid = np.random.default_rng(2).uniform(0.1, 0.3, (grid_side, grid_side)).astype(np.float32)
     for y, x in ((2, 3), (9, 12), (13, 5)):
         grid[y, x] = 1.5
@@ -138,7 +141,6 @@ def postprocessing(grid_side: int, map_side: int, threads: int) -> dict[str, Any
         map_height=map_side,
         map_width=map_side,
         sigma=SIGMA,
-        threads=threads,
     )
     radius = int(np.ceil(4 * SIGMA))
 

@@ -19,8 +19,7 @@ struct SharedPostprocessor {
   Postprocessor postprocessor;
   std::mutex mutex;
 
-  SharedPostprocessor(const PostprocessRecipe& recipe, int threads)
-      : postprocessor(recipe, threads) {}
+  explicit SharedPostprocessor(const PostprocessRecipe& recipe) : postprocessor(recipe) {}
 };
 
 // `values` becomes the array's own memory.
@@ -107,7 +106,7 @@ void register_postprocess(py::module_& module) {
   register_result(module);
   py::class_<SharedPostprocessor>(module, "Postprocessor")
       .def(py::init([](int grid_height, int grid_width, int map_height, int map_width, float sigma,
-                       const std::string& score, float top_share, int threads) {
+                       const std::string& score, float top_share) {
              PostprocessRecipe recipe;
              recipe.grid_height = grid_height;
              recipe.grid_width = grid_width;
@@ -116,11 +115,11 @@ void register_postprocess(py::module_& module) {
              recipe.sigma = sigma;
              recipe.score = score_rule_from(score);
              recipe.top_share = top_share;
-             return std::make_unique<SharedPostprocessor>(recipe, threads);
+             return std::make_unique<SharedPostprocessor>(recipe);
            }),
            py::kw_only(), py::arg("grid_height"), py::arg("grid_width"), py::arg("map_height"),
            py::arg("map_width"), py::arg("sigma"), py::arg("score") = "max",
-           py::arg("top_share") = 0.01F, py::arg("threads") = 1)
+           py::arg("top_share") = 0.01F)
       .def("run", run, py::arg("grid"), py::kw_only(), py::arg("view") = py::none(),
            py::arg("threshold") = py::none(), py::arg("mask_threshold") = py::none(),
            py::arg("min_area") = 0, py::arg("outputs") = static_cast<std::uint8_t>(kAll));

@@ -60,7 +60,7 @@ void check_tensor(const Engine& engine, const std::vector<TensorSpec>& tensors, 
 struct Pipeline::Impl {
   Impl(std::shared_ptr<Engine> used, const PreprocessRecipe& pre, const PostprocessRecipe& post,
        int threads)
-      : engine(std::move(used)), preprocessor(pre, threads), postprocessor(post, threads) {
+      : engine(std::move(used)), preprocessor(pre, threads), postprocessor(post) {
     check_tensor(*engine, engine->inputs(), "input", {1, 3, pre.height, pre.width});
     check_tensor(*engine, engine->outputs(), "output", {1, 1, post.grid_height, post.grid_width});
     execution = make_execution(engine);

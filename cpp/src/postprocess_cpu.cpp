@@ -18,7 +18,7 @@
 namespace agp_edge {
 namespace {
 
-void check(const PostprocessRecipe& recipe, int threads) {
+void check(const PostprocessRecipe& recipe) {
   if (recipe.grid_height <= 0 || recipe.grid_width <= 0 || recipe.map_height <= 0 ||
       recipe.map_width <= 0) {
     throw ModelError("the model's output grid is " + std::to_string(recipe.grid_width) + " x " +
@@ -33,10 +33,6 @@ void check(const PostprocessRecipe& recipe, int threads) {
   if (!(recipe.top_share > 0 && recipe.top_share <= 1)) {
     throw ModelError("the score's top share is " + std::to_string(recipe.top_share) +
                      "; expected a share above 0 and at most 1");
-  }
-  if (threads < 0) {
-    throw Error("the number of postprocessing threads is " + std::to_string(threads) +
-                "; expected 0 or more");
   }
 }
 
@@ -126,8 +122,8 @@ float Postprocessor::Impl::top_mean(const float* values) {
   return static_cast<float>(sum / static_cast<double>(count));
 }
 
-Postprocessor::Postprocessor(const PostprocessRecipe& recipe, int threads) {
-  check(recipe, threads);
+Postprocessor::Postprocessor(const PostprocessRecipe& recipe) {
+  check(recipe);
   impl_ = std::make_unique<Impl>(recipe);
 }
 

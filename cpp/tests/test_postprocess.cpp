@@ -117,9 +117,9 @@ Rect whole(const PostprocessRecipe& recipe) {
 }
 
 Result run(const PostprocessRecipe& recipe, const std::vector<float>& grid,
-           const Decision& decision = {}, int threads = 1) {
+           const Decision& decision = {}) {
   Result result;
-  Postprocessor(recipe, threads).run(grid.data(), whole(recipe), decision, result);
+  Postprocessor(recipe).run(grid.data(), whole(recipe), decision, result);
   return result;
 }
 
@@ -298,15 +298,6 @@ TEST(allocates_only_inside_the_result) {
     for (int i = 0; i < 5; ++i) stage.run(grid.data(), whole(recipe), decision, result);
     CHECK(allocation_count.load() == before);
   }
-}
-
-TEST(threads_change_no_bit) {
-  const PostprocessRecipe recipe = recipe_of(16, 20, 256, 320, 4.0F);
-  const std::vector<float> grid = random_grid(recipe, 12);
-  const Result one = run(recipe, grid, {}, 1);
-  const Result four = run(recipe, grid, {}, 4);
-  CHECK(one.anomaly_map == four.anomaly_map);
-  CHECK(one.score == four.score);
 }
 
 TEST(bad_recipes_are_refused) {

@@ -1,8 +1,9 @@
 // Distance grid -> anomaly map, image score, mask, regions.
 //
-// Owns     the combined upsample-and-blur tables, scratch memory and worker threads.
+// Owns     the combined upsample-and-blur tables and scratch memory.
 // Borrows  the grid for the length of run().
-// Threads  not re-entrant: one run() at a time on one object.
+// Threads  not re-entrant: one run() at a time on one object. Starts none: a tenth of a millisecond
+//          is not worth sharing.
 // Blocks   run() returns when the result is written; it allocates only inside the result.
 #pragma once
 
@@ -51,7 +52,7 @@ struct Decision {
 
 class Postprocessor {
  public:
-  explicit Postprocessor(const PostprocessRecipe& recipe, int threads = 1);
+  explicit Postprocessor(const PostprocessRecipe& recipe);
   ~Postprocessor();
   Postprocessor(Postprocessor&&) noexcept;
   Postprocessor& operator=(Postprocessor&&) noexcept;
