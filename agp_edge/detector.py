@@ -15,8 +15,6 @@ from agp_edge.errors import Error, FrameError
 from agp_edge.manifest import read_manifest_text
 from agp_edge.result import Latency, Region, Result
 from agp_edge.self_test import check_self_test, self_test_frame
-from agp_edge.signature import check_signature
-from agp_edge.site import read_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,6 +88,8 @@ class Detector:
             Error: an unknown device, engine or output.
         """
         from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
+        from agp_edge.signature import check_signature  # noqa: PLC0415  (likewise)
+        from agp_edge.site import read_site  # noqa: PLC0415  (likewise)
 
         self._native: _core.Detector | None = None
         self._source = os.fspath(path)
