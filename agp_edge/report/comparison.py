@@ -6,18 +6,15 @@ Reads a comparison and the two models; writes one HTML file.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from agp_edge.compare import open_side
 from agp_edge.dependencies import require
-from agp_edge.files import write_aside
 from agp_edge.images import read_image
 from agp_edge.report.pictures import data_uri
+from agp_edge.report.render import write_page
 
 if TYPE_CHECKING:
     import os
@@ -59,25 +56,13 @@ def write_comparison(
         DataError: an image has become unreadable.
         DependencyError: Jinja2 or OpenCV is not installed.
     """
-    jinja2 = require("jinja2")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     worst = sorted(comparison.frames, key=lambda frame: (not frame.flips, -frame.map_maximum))
-    page = environment.get_template("comparison.html.j2").render(
+    write_page(
+        path,
+        "comparison.html.j2",
         comparison=comparison,
         cards=_cards(comparison, worst[:max_cards]),
-        made={
-            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-            "agp-edge": version("agp-edge"),
-        },
     )
-    with write_aside(path) as aside:
-        aside.write_text(page, encoding="utf-8")
 
 
 def _cards(comparison: Comparison, frames: list[ComparedFrame]) -> list[Card]:

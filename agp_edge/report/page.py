@@ -9,17 +9,14 @@ import json
 import os
 import platform
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agp_edge.dependencies import require
 from agp_edge.detector import Detector
-from agp_edge.files import write_aside
 from agp_edge.images import read_image
 from agp_edge.report.histogram import score_histogram
 from agp_edge.report.pictures import data_uri
+from agp_edge.report.render import write_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,14 +93,6 @@ def write_report(
         DataError: an image has become unreadable.
         DependencyError: Jinja2 or OpenCV is not installed.
     """
-    jinja2 = require("jinja2")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     has_verdicts = evaluation.threshold is not None
     with Detector(
         model,
@@ -126,7 +115,9 @@ def write_report(
         for kind in (False, True)
     }
     rows = sorted(evaluation.frames, key=lambda frame: -frame.score)
-    page = environment.get_template("report.html.j2").render(
+    write_page(
+        path,
+        "report.html.j2",
         title=title or evaluation.manifest["name"],
         evaluation=evaluation,
         manifest=evaluation.manifest,
@@ -139,16 +130,9 @@ def write_report(
         hidden_rows=max(0, len(rows) - MAX_ROWS),
         notes=list(notes),
         manifest_text=json.dumps(evaluation.manifest, indent=2, ensure_ascii=False),
-        made={
-            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-            "agp-edge": version("agp-edge"),
-            "engine": evaluation.engine,
-            "machine": f"{_processor()}, {platform.system()} {platform.machine()}, "
-            f"Python {platform.python_version()}",
-        },
+        machine=f"{_processor()}, {platform.system()} {platform.machine()}, "
+        f"Python {platform.python_version()}",
     )
-    with write_aside(path) as aside:
-        aside.write_text(page, encoding="utf-8")
 
 
 def _processor() -> str:
