@@ -14,7 +14,8 @@ of every split: a detector that remembers a part looks brilliant on another phot
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +25,20 @@ from agp_edge.errors import DataError
 from agp_edge.images import list_images, read_image
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["GOOD", "Dataset", "Sample", "open_dataset", "part_of", "read_mask", "split_by_part"]
+__all__ = [
+    "GOOD",
+    "Dataset",
+    "Sample",
+    "open_dataset",
+    "open_products",
+    "part_of",
+    "read_mask",
+    "split_by_part",
+]
 
 GOOD = "good"
 
@@ -42,6 +51,7 @@ class Sample:
     label: str  # "good", or the name of the defect type
     mask_path: Path | None = None  # where the defect is; None: good, or not annotated
     part: str | None = None  # the physical part it shows; None: the data set has no parts.csv
+    product: str | None = None  # None: the data set is of one product
 
     @property
     def is_defective(self) -> bool:
@@ -57,6 +67,7 @@ class Dataset:
     train: tuple[Sample, ...]  # good images
     test: tuple[Sample, ...]  # empty for a plain folder of good images
     has_parts: bool
+    products: tuple[str, ...] = ()  # names of several products; (): one
 
 
 def open_dataset(folder: str | os.PathLike[str]) -> Dataset:
@@ -87,20 +98,76 @@ def open_dataset(folder: str | os.PathLike[str]) -> Dataset:
     )
 
 
-def read_mask(sample: Sample, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Where the defect is, as bool of `shape` (height, width); nothing is set for a good image.
+def open_products(folders: Sequence[str | os.PathLike[str]]) -> Dataset:
+    """The images of several products as one data set; each sample names its product.
 
-    A mask of another size is resized to nearest neighbours first and then compared with half of
-    255: thresholding at > 0 after interpolation widens every defect and flatters pixel metrics. A
-    mask may be empty, as three of the magnetic tiles' are: the image then counts as defective, and
-    its pixels as defect-free.
+    Args:
+        folders: a data set per product, each as `open_dataset` takes it, its name the product's;
+            or one folder that holds nothing but such data sets in the MVTec-AD layout.
+
+    Returns:
+        Its root is the folder that all have in common. Parts are told apart by product.
 
     Raises:
-        DataError: the mask is unreadable, or holds small values only (0 and 1).
+        DataError: a data set is unusable, there are fewer than two, or two have one name.
+    """
+    roots = [Path(folder).absolute() for folder in folders]
+    if len(roots) == 1 and roots[0].is_dir() and not (roots[0] / "train").is_dir():
+        roots = sorted(path.parent for path in roots[0].glob("[!.]*/train") if path.is_dir())
+    names = [root.name for root in roots]
+    if len(roots) < 2:
+        raise DataError(
+            f"several products are expected, '{folders[0]}' is one; give a data set per product, "
+            "or a folder that holds their data sets (PRODUCT/train/good)"
+        )
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(
+                f"two of the data sets are called '{name}'; the folder's name is the product's: "
+                "rename one"
+            )
+    try:
+        common = Path(os.path.commonpath([root.parent for root in roots]))
+    except ValueError as error:
+        raise DataError(f"the data sets lie on different drives ({error}); move them") from error
+    datasets = [open_dataset(root) for root in roots]
+    return Dataset(
+        common,
+        tuple(_of_product(s, d.root.name) for d in datasets for s in d.train),
+        tuple(_of_product(s, d.root.name) for d in datasets for s in d.test),
+        any(dataset.has_parts for dataset in datasets),
+        tuple(names),
+    )
+
+
+def read_mask(
+    sample: Sample, shape: tuple[int, int], *, image_shape: tuple[int, ...] | None = None
+) -> NDArray[np.bool_]:
+    """Where the defect is, as bool of `shape` (height, width); nothing is set for a good image.
+
+    The mask is resized to nearest neighbours first and then compared with half of 255:
+    thresholding at > 0 after interpolation widens every defect and flatters pixel metrics. A mask
+    may be empty, as three of the magnetic tiles' are: the image then counts as defective, and its
+    pixels as defect-free.
+
+    Args:
+        sample: its mask is read.
+        shape: height and width wanted.
+        image_shape: of the image, (height, width, ...); the mask must have it. None: not compared.
+
+    Raises:
+        DataError: the mask is unreadable, holds small values only (0 and 1), or has another size
+            than the image.
     """
     if sample.mask_path is None:
         return np.zeros(shape, np.bool_)
     mask = read_image(sample.mask_path)
+    if image_shape is not None and mask.shape[:2] != image_shape[:2]:
+        raise DataError(
+            f"mask '{sample.mask_path}' is {mask.shape[1]}x{mask.shape[0]} pixels, its image "
+            f"'{sample.path}' {image_shape[1]}x{image_shape[0]}; expected the same size: draw the "
+            "mask on the image as stored"
+        )
     if mask.ndim == 3:
         mask = mask.max(axis=2)
     if 0 < mask.max() <= 127:
@@ -154,6 +221,11 @@ def split_by_part(
 def part_of(sample: Sample) -> str:
     """The name of the part that a sample shows; its own path where no part is known."""
     return sample.part if sample.part is not None else sample.path.as_posix()
+
+
+def _of_product(sample: Sample, product: str) -> Sample:
+    part = None if sample.part is None else f"{product}/{sample.part}"
+    return replace(sample, product=product, part=part)
 
 
 def _train_samples(root: Path) -> list[Sample]:
@@ -228,4 +300,4 @@ def _with_part(sample: Sample, parts: dict[str, str] | None, root: Path) -> Samp
             f"'{root / 'parts.csv'}' does not list '{name}'; add a line for it, since an unlisted "
             "photo may show a part of the other side"
         )
-    return Sample(sample.path, sample.label, sample.mask_path, parts[name])
+    return replace(sample, part=parts[name])
