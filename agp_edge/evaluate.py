@@ -240,7 +240,9 @@ def _mask_on_map(sample: Sample, frame_shape: tuple[int, ...], result: Result) -
     x, y, roi_width, roi_height = result.roi
     if (x, y, roi_width, roi_height) == (0, 0, columns, rows):
         return read_mask(sample, (height, width), image_shape=frame_shape)
-    view = read_mask(sample, (rows, columns), image_shape=frame_shape)[y : y + roi_height, x : x + roi_width]
+    view = read_mask(sample, (rows, columns), image_shape=frame_shape)[
+        y : y + roi_height, x : x + roi_width
+    ]
     down = ((np.arange(height) + 0.5) * roi_height / height).astype(np.intp)
     across = ((np.arange(width) + 0.5) * roi_width / width).astype(np.intp)
     return np.asarray(view[down[:, None], across[None, :]], np.bool_)

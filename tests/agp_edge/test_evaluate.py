@@ -344,11 +344,23 @@ def test_page_shows_no_more_frames_than_asked(evaluation, model, tmp_path):
     assert 2 <= parser.tags.count("img") <= 8  # a frame and its map each
 
 
+def test_mask_of_another_size_is_refused_with_both_sizes(model, tmp_path):
+    data = write_data(tmp_path / "data", parts=False, good=2, defective=2)
+    path = next(data.glob("ground_truth/*/*.png"))
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    height, width = mask.shape
+    cv2.imwrite(str(path), np.ascontiguousarray(mask[: height - 3]))
+    sizes = rf"{path.name}' is {width}x{height - 3} pixels, its image '.*' {width}x{height}"
+    with pytest.raises(DataError, match=sizes):
+        evaluate(model, data)
+
+
 def test_page_of_frames_larger_than_a_picture_stays_small(model, tmp_path):
     data = write_data(tmp_path / "data", parts=False, good=2, defective=2)
-    for path in (data / "test").glob("*/*.png"):
+    for path in [*data.glob("test/*/*.png"), *data.glob("ground_truth/*/*.png")]:
         image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        cv2.imwrite(str(path), cv2.resize(image, (1600, 1200)))
+        large = cv2.resize(image, (1600, 1200), interpolation=cv2.INTER_NEAREST)
+        cv2.imwrite(str(path), large)
     write_report(tmp_path / "report.html", evaluate(model, data), model)
     assert (tmp_path / "report.html").stat().st_size < 1_000_000
 
