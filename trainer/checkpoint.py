@@ -38,7 +38,7 @@ __all__ = [
     "write_checkpoint",
 ]
 
-FORMAT = "1.0"
+FORMAT = "1.1"
 WEIGHTS_NAME = "checkpoint.safetensors"
 DOCUMENT_NAME = "checkpoint.json"
 
@@ -56,9 +56,12 @@ class Checkpoint:
     data_root: str  # absolute at training time
     data_digest: str  # "sha256:<hex>" of all training images
     train_files: tuple[str, ...]  # relative to data_root
-    held_out: tuple[tuple[str, str | None], ...]  # file, part
+    stop_files: tuple[str, ...] = ()  # early stop's; no part of these or those is held out below
+    held_out: tuple[tuple[str, str | None], ...]  # file, part; the threshold's
+    held_out_products: tuple[str, ...] = ()  # of each of these; (): there is one product
+    products: tuple[str, ...] = ()  # names; (): one
     epoch: int
-    held_out_error: float
+    held_out_error: float | None  # on early stop's images
     finished: bool = False  # the training ended, and what is fitted after the loop is there
     weights_digest: str = ""  # "sha256:<hex>" of checkpoint.safetensors
     versions: dict[str, str] = field(default_factory=dict)
@@ -196,6 +199,10 @@ def _checkpoint_from(text: str, path: Path) -> Checkpoint:
                 "train": config_from_dict(TrainConfig, document["train"], f"'{path}'"),
                 "mean": tuple(document["mean"]),
                 "std": tuple(document["std"]),
+                **{
+                    key: tuple(document.get(key, ()))
+                    for key in ("stop_files", "held_out_products", "products")
+                },
                 "train_files": tuple(document["train_files"]),
                 "held_out": tuple((file, part) for file, part in document["held_out"]),
             }

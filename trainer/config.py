@@ -60,6 +60,7 @@ class ModelConfig:
 class TrainConfig:
     """How the network is trained; nothing of it is needed at inference."""
 
+    setup: str = "one-class"  # "multi-class": several products; "few-shot": copies of few images
     epochs: int = 20  # paper: 500 on MVTec-AD; here the held-out error rises after about ten
     batch: int = 16  # images
     learning_rate: float = 1e-3  # AdamW, at its peak; neighbour: 1e-4 with a far larger decoder
@@ -67,7 +68,8 @@ class TrainConfig:
     warmup: float = 0.05  # share of all steps with a rising rate; cosine decay to zero after it
     clip: float = 1.0  # largest gradient norm
     seed: int = 0
-    hold_out: float = 0.2  # share of the parts kept for early stop and threshold
+    hold_out: float = 0.2  # share of the parts kept for the threshold; nothing else sees them
+    stop_share: float = 0.1  # share of the other parts kept for early stop; 0: the last epoch stays
     patience: int = 8  # epochs without a better held-out error before training stops
     false_reject: float = 0.05  # share of good images that the threshold may reject
     perturbation: str = "attention"  # or "uniform" (mask of ones), "none"
@@ -80,9 +82,13 @@ class TrainConfig:
     image_share: float = 0.5  # share of the image under noise at the last epoch; unknown
     hard_share: float = 1.0  # share of tokens, worst first, that the loss counts; paper: all
     cache_gb: float = 8.0  # most disk that cached features may take; 0: no cache
+    precision: str = "fp32"  # of the decoder's training: "bf16" or "fp16" (GPU): mixed with fp32
+    copies: int = 128  # few-shot: training images made of the good ones
+    threshold_copies: int = 32  # few-shot: other copies, for the threshold
+    augment: str = "auto"  # few-shot: "shift", "flip" or "rotate", see augment.py
 
 
-def check_train_config(config: TrainConfig) -> None:
+def check_train_config(config: TrainConfig) -> None:  # noqa: PLR0912  (one check after another)
     """Refuses values that no training can have; the model's parts check their own.
 
     Raises:
@@ -91,7 +97,7 @@ def check_train_config(config: TrainConfig) -> None:
     for name in ("hold_out", "false_reject"):
         if not 0.0 < getattr(config, name) < 1.0:
             raise ModelError(f"{name} is {getattr(config, name)}; expected a share between 0 and 1")
-    for name in ("epochs", "batch"):
+    for name in ("epochs", "batch", "copies", "threshold_copies"):
         if getattr(config, name) < 1:
             raise ModelError(f"{name} is {getattr(config, name)}; expected at least 1")
     for name in ("learning_rate", "clip"):
@@ -108,9 +114,16 @@ def check_train_config(config: TrainConfig) -> None:
     ):
         if not getattr(config, name) >= 0:
             raise ModelError(f"{name} is {getattr(config, name)}; expected 0 or more")
-    for name in ("warmup", "momentum", "image_share", "hard_share"):
+    for name in ("warmup", "momentum", "image_share", "hard_share", "stop_share"):
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise ModelError(f"{name} is {getattr(config, name)}; expected 0 to 1")
+    for name, known in (
+        ("setup", ("one-class", "multi-class", "few-shot")),
+        ("precision", ("fp32", "bf16", "fp16")),
+        ("augment", ("auto", "shift", "flip", "rotate")),
+    ):
+        if getattr(config, name) not in known:
+            raise ModelError(f"{name} is '{getattr(config, name)}'; expected {', '.join(known)}")
     if config.perturbation not in ("attention", "uniform", "none"):
         raise ModelError(
             f"perturbation is '{config.perturbation}'; expected attention, uniform or none"

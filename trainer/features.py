@@ -1,7 +1,9 @@
 """Features of the frozen backbone: reads training images, writes a cache of them (fp16, on disk).
 
 The backbone never changes, so that its features are computed once and read back in each epoch. They
-are rounded to fp16 with and without a cache: both ways train the same model, up to rounding.
+are rounded to fp16 with and without a cache: both ways train the same model, up to rounding. The
+memory needed does not grow with the number of images: they come in batches, also from the cache,
+which is read and not mapped, since mapped pages count as the process's memory.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,11 +25,12 @@ from agp_edge.trainer.config import ModelConfig, config_to_dict
 from agp_edge.trainer.perturbation import attention_prior, border_prior, energy_prior
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from agp_edge.dataset import Sample
     from agp_edge.trainer.data import ImageReader
     from agp_edge.trainer.model import AgpNet
 
@@ -36,6 +40,7 @@ __all__ = [
     "Features",
     "FeaturesPart",
     "default_cache_dir",
+    "in_order",
     "open_features",
 ]
 
@@ -120,38 +125,57 @@ class ComputedFeatures:
     """Features computed each time that they are read: for sets larger than the cache may be."""
 
     def __init__(
-        self, extractor: FeatureExtractor, reader: ImageReader, paths: Sequence[Path]
+        self, extractor: FeatureExtractor, reader: ImageReader, samples: Sequence[Path | Sample]
     ) -> None:
-        """Reads `paths` through `reader` when asked."""
+        """Reads `samples` through `reader` when asked."""
         self._extractor = extractor
         self._reader = reader
-        self._paths = list(paths)
+        self._samples = samples
 
     def __len__(self) -> int:
         """How many images there are."""
-        return len(self._paths)
+        return len(self._samples)
 
     def read(self, indices: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
         """Tokens before whitening, float32 (B, N, C), and prior masks, float32 (B, N)."""
-        images = self._reader.read([self._paths[index] for index in indices])
+        images = self._reader.read([self._samples[index] for index in indices])
         tokens, prior = self._extractor(images)
         return tokens.float(), prior.float()
 
 
 class CachedFeatures:
-    """Features in a memory-mapped file, fp16 (n, N, C + 1): tokens, and the prior at the end."""
+    """Features in a .npy file, fp16 (n, N, C + 1): tokens, and the prior at the end."""
 
-    def __init__(self, array: NDArray[np.float16]) -> None:
-        """Reads from `array`."""
-        self._array = array
+    def __init__(self, path: Path, shape: tuple[int, int, int]) -> None:
+        """Opens a whole file of that shape; it may be removed while it is open.
+
+        Raises:
+            OSError, ValueError: the file is missing, cut, of another shape or no array.
+        """
+        array: NDArray[np.float16] = np.load(path, mmap_mode="r")  # checks header and length
+        if array.shape != shape or array.dtype != np.float16:
+            raise ValueError(f"'{path}' is an array of {array.dtype} {array.shape}")
+        self._shape = shape
+        self._start = int(getattr(array, "offset", 0))  # of the first value, bytes
+        self._file = path.open("rb", buffering=0)
+        weakref.finalize(self, self._file.close)
 
     def __len__(self) -> int:
         """How many images there are."""
-        return len(self._array)
+        return self._shape[0]
 
     def read(self, indices: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
         """Tokens before whitening, float32 (B, N, C), and prior masks, float32 (B, N)."""
-        both = torch.from_numpy(self._array[indices].astype(np.float32))
+        rows = np.empty((len(indices), *self._shape[1:]), np.float16)
+        for row, index in zip(rows, indices, strict=True):
+            self._file.seek(self._start + int(index) * row.nbytes)
+            left = memoryview(row.view(np.uint8)).cast("B")
+            while left:
+                count = self._file.readinto(left)
+                if not count:
+                    raise ModelError("the feature cache was cut while it was in use; train again")
+                left = left[count:]
+        both = torch.from_numpy(rows.astype(np.float32))
         return both[:, :, :-1], both[:, :, -1]
 
 
@@ -173,12 +197,21 @@ class FeaturesPart:
         return self._features.read(indices + self._first)
 
 
+def in_order(
+    features: Features, batch: int, indices: NDArray[np.intp] | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of tokens and prior masks, as `read` gives them; of all images, or of `indices`."""
+    chosen = np.arange(len(features)) if indices is None else indices
+    for start in range(0, len(chosen), batch):
+        yield features.read(chosen[start : start + batch])
+
+
 def open_features(
     model: AgpNet,
     config: ModelConfig,
     prior: str,
     reader: ImageReader,
-    paths: Sequence[Path],
+    samples: Sequence[Path | Sample],
     *,
     key: dict[str, Any],
     cache_dir: Path,
@@ -187,14 +220,14 @@ def open_features(
     batch: int = 16,
     progress: bool = True,
 ) -> Features:
-    """The features of `paths`: from the cache, computed into it, or computed anew in each epoch.
+    """The features of `samples`: from the cache, computed into it, or computed anew in each epoch.
 
     Args:
         model: its backbone and fusion are used.
         config: of the model; what stands before the whitening is part of the cache's key.
         prior: as FeatureExtractor takes it.
         reader: of the images.
-        paths: of the images, in the order of the indices.
+        samples: the images, in the order of the indices.
         key: what else the features depend on: hashes of weights and images, normalisation.
         cache_dir: where caches live; the oldest are removed when room is needed.
         cache_gb: most disk that `cache_dir` may take; 0: no cache.
@@ -203,26 +236,25 @@ def open_features(
         progress: whether to show a bar.
     """
     extractor = FeatureExtractor(model, prior, device)
-    shape = (len(paths), model.grid[0] * model.grid[1], model.fusion.channels + 1)
+    shape = (len(samples), model.grid[0] * model.grid[1], model.fusion.channels + 1)
     size = 2 * shape[0] * shape[1] * shape[2]
     if size > cache_gb * 1e9:
-        return ComputedFeatures(extractor, reader, paths)
+        return ComputedFeatures(extractor, reader, samples)
     path = cache_dir / f"{_digest(config, prior, key)}.npy"
-    array = _read_cache(path, shape)
-    if array is None:
-        _make_room(cache_dir, int(cache_gb * 1e9) - size)
-        with write_aside(path) as aside:
-            array = np.lib.format.open_memmap(aside, "w+", np.float16, shape)
-            for part, images in reader.batches(paths, batch, desc="features", progress=progress):
-                tokens, mask = extractor(images)
-                array[part, :, :-1] = tokens.numpy()
-                array[part, :, -1] = mask.numpy()
-            array.flush()
-            del array
-        array = _read_cache(path, shape)
-        if array is None:
-            raise ModelError(f"the feature cache '{path}' cannot be read back; is the disk full?")
-    return CachedFeatures(array)
+    cached = _read_cache(path, shape)
+    if cached is not None:
+        return cached
+    _make_room(cache_dir, int(cache_gb * 1e9) - size)
+    with write_aside(path) as aside, aside.open("wb") as file:
+        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _, images in reader.batches(samples, batch, desc="features", progress=progress):
+            tokens, mask = extractor(images)
+            file.write(torch.cat([tokens, mask.unsqueeze(2)], dim=2).numpy().tobytes())
+    cached = _read_cache(path, shape)
+    if cached is None:
+        raise ModelError(f"the feature cache '{path}' cannot be read back; is the disk full?")
+    return cached
 
 
 def default_cache_dir() -> Path:
@@ -252,17 +284,15 @@ def _digest(config: ModelConfig, prior: str, key: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _read_cache(path: Path, shape: tuple[int, int, int]) -> NDArray[np.float16] | None:
-    """The array of a cache file; None where it is missing, cut or of another shape."""
+def _read_cache(path: Path, shape: tuple[int, int, int]) -> CachedFeatures | None:
+    """The features in a cache file; None where it is missing, cut or of another shape."""
     try:
-        array: NDArray[np.float16] = np.load(path, mmap_mode="r")
+        cached = CachedFeatures(path, shape)
     except (OSError, ValueError, EOFError):
-        return None
-    if array.shape != shape or array.dtype != np.float16:
         return None
     with suppress(OSError):
         os.utime(path)  # used now: removed last
-    return array
+    return cached
 
 
 def _make_room(folder: Path, limit: int) -> None:

@@ -10,7 +10,18 @@ from agp_edge.files import write_aside
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["draw_loss", "write_log"]
+__all__ = ["best_epoch", "draw_loss", "write_log"]
+
+
+def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The epoch whose weights the checkpoint holds; None where there is no epoch.
+
+    That with the smallest held-out error, the first of equals; the last one where nothing is held
+    out for early stop.
+    """
+    if history and history[0]["held_out_error"] is None:
+        return history[-1]
+    return min(history, key=lambda entry: entry["held_out_error"], default=None)
 
 
 def write_log(folder: Path, history: list[dict[str, Any]]) -> None:
@@ -33,8 +44,10 @@ def draw_loss(folder: Path, history: list[dict[str, Any]]) -> None:
         ("loss", "training loss, perturbed"),
         ("held_out_error", "held-out error, clean"),
     ):
-        axes.plot(epochs, [entry[key] for entry in history], marker=".", label=label)
-    best = min(history, key=lambda entry: entry["held_out_error"], default=None)
+        values = [entry[key] for entry in history]
+        if None not in values:  # the held-out error, where nothing is held out for early stop
+            axes.plot(epochs, values, marker=".", label=label)
+    best = best_epoch(history)
     if best is not None:
         axes.axvline(best["epoch"], color="0.7", linestyle="--", label="checkpoint")
     axes.set(xlabel="epoch", ylabel="mean squared error")

@@ -15,16 +15,30 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from agp_edge.errors import ModelError
+from agp_edge.errors import DataError, ModelError
 from agp_edge.files import remove_leftovers
+from agp_edge.trainer.augment import ChangedSample
 from agp_edge.trainer.backbone import Backbone, backbone_options
 from agp_edge.trainer.checkpoint import Checkpoint, load_model, write_checkpoint
 from agp_edge.trainer.config import ModelConfig, TrainConfig, check_train_config
-from agp_edge.trainer.data import ImageReader, TrainingData, training_data
+from agp_edge.trainer.data import (
+    ImageReader,
+    TrainingData,
+    added_images,
+    changed_images,
+    epoch_order,
+    training_data,
+)
 from agp_edge.trainer.decoder import TransformerDecoder
-from agp_edge.trainer.device import torch_device
-from agp_edge.trainer.features import Features, FeaturesPart, default_cache_dir, open_features
-from agp_edge.trainer.log import draw_loss, write_log
+from agp_edge.trainer.device import open_fabric, own_share
+from agp_edge.trainer.features import (
+    Features,
+    FeaturesPart,
+    default_cache_dir,
+    in_order,
+    open_features,
+)
+from agp_edge.trainer.log import best_epoch, draw_loss, write_log
 from agp_edge.trainer.loss import reconstruction_loss, two_pass_loss
 from agp_edge.trainer.model import AgpNet
 from agp_edge.trainer.perturbation import (
@@ -35,15 +49,17 @@ from agp_edge.trainer.perturbation import (
     rising,
     update_momentum,
 )
+from agp_edge.trainer.schedule import epoch_seed, learning_rate
 from agp_edge.trainer.state import Identity, read_state, restore, write_state
 from agp_edge.trainer.weights import Pretrained, pretrained_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
+    from lightning_fabric import Fabric
     from torch import Tensor, nn
 
-    from agp_edge.dataset import Dataset
+    from agp_edge.dataset import Dataset, Sample
 
 __all__ = ["TrainResult", "train"]
 
@@ -55,8 +71,10 @@ class TrainResult:
     folder: Path  # holds checkpoint.safetensors, checkpoint.json, log.jsonl, loss.png
     epochs: int  # that ran, over all resumptions
     best_epoch: int  # the checkpoint's, from 0
-    held_out_error: float  # mean squared error of the best epoch
+    held_out_error: float | None  # of the checkpoint, on early stop's images; None: there are none
     seconds: float  # of this call
+    added: int  # image files that came into the folders meanwhile: the model does not know them
+    is_first: bool  # whether this is the first of several processes, the one that writes
 
 
 def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
@@ -68,6 +86,7 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     weights: str = "auto",
     resume: bool = False,
     device: str = "auto",
+    processes: int = 1,
     cache_dir: str | Path | None = None,
     progress: bool = True,
 ) -> TrainResult:
@@ -76,19 +95,25 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     The same arguments, machine and number of threads give the same weights on a CPU, bit for bit,
     also when a run was killed and resumed: all randomness comes from the seed and the epoch.
 
+    Several processes (GPUs) see a share of each batch each and hold the same weights; started by
+    torchrun, or here with `processes`. The first of them writes.
+
     Args:
-        dataset: `dataset.train` is used; part of it is held out for early stop and threshold.
+        dataset: `dataset.train` is used; parts of it are held out, some for the threshold and
+            others for early stop.
         output: folder of the run; its name becomes the model's.
         model_config: of the network; None: the defaults.
         config: of the training; None: the defaults.
         weights: of the backbone, as `pretrained_model` takes it.
         resume: go on after the last finished epoch of `output`, or start where there is none yet.
         device: "cpu", "cuda", or "auto": a GPU where torch sees one.
+        processes: on this machine, one per GPU.
         cache_dir: of the features; None: below the user's cache folder.
         progress: whether to show bars.
 
     Raises:
-        DataError: no usable images, or they changed since the run that is resumed.
+        DataError: no usable images, or they changed during the training or since the run that is
+            resumed (the best checkpoint stays).
         ModelError: the folder holds a run already, a setting is wrong or changed since the run that
             is resumed, or the loss is not finite (the best checkpoint stays).
         DependencyError: weights or a package are missing.
@@ -98,7 +123,10 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     model_config, config = model_config or ModelConfig(), config or TrainConfig()
     check_train_config(config)
     folder = Path(output)
-    on = torch_device(device)
+    fabric = open_fabric(device, processes, config.precision)
+    on = fabric.device
+    first = fabric.is_global_zero
+    progress = progress and first
 
     # ---- data, network, features
     state = read_state(folder)
@@ -106,8 +134,9 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
         raise ModelError(
             f"run folder '{folder}' holds a run already; go on with --resume, or give another one"
         )
-    remove_leftovers(folder)
-    data = training_data(dataset, config.hold_out, config.seed, progress=progress)
+    if first:
+        remove_leftovers(folder)
+    data = training_data(dataset, config, progress=progress)
     model, pretrained = _new_model(model_config, weights, config.seed)
     identity = Identity(
         model=model_config,
@@ -120,26 +149,30 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
         identity.check(state.identity, folder)
     model.to(on)
     reader = ImageReader(model_config.height, model_config.width, pretrained.mean, pretrained.std)
-    samples = [*data.train, *data.held_out]
-    features = open_features(
-        model,
-        model_config,
-        config.prior,
-        reader,
-        [sample.path for sample in samples],
-        key={
-            "backbone": identity.backbone,
-            "mean": pretrained.mean,
-            "std": pretrained.std,
-            "images": [data.hashes[sample.path] for sample in samples],
-        },
-        cache_dir=default_cache_dir() if cache_dir is None else Path(cache_dir),
-        cache_gb=config.cache_gb,
-        device=on,
-        progress=progress,
-    )
+    samples = [*data.train, *data.stop]
+    with fabric.rank_zero_first(local=True):  # the others then find the cache
+        features = open_features(
+            model,
+            model_config,
+            config.prior,
+            reader,
+            samples,
+            key={
+                "backbone": identity.backbone,
+                "mean": pretrained.mean,
+                "std": pretrained.std,
+                "images": [_image_key(data, sample) for sample in samples],
+            },
+            cache_dir=default_cache_dir() if cache_dir is None else Path(cache_dir),
+            cache_gb=config.cache_gb,
+            device=on,
+            progress=progress,
+        )
+    _check_unchanged(data, None)
     train_features = FeaturesPart(features, 0, len(data.train))
-    held_out_features = FeaturesPart(features, len(data.train), len(data.held_out))
+    stop_features = FeaturesPart(features, len(data.train), len(data.stop))
+    # whitening and position scaling are fitted once, on all images that are not the threshold's
+    fit_order = epoch_order(samples, config.seed, 0) if data.products else np.arange(len(samples))
 
     # ---- what the loop changes
     decoder = model.decoder
@@ -153,99 +186,116 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     if state is not None:
         restore(state, model, twin, optimizer)
         history = state.history
-    elif model.whitening is not None:
-        tokens_only = (tokens for tokens, _ in _in_order(train_features, config.batch))
+    elif model.whitening is not None and first:
+        tokens_only = (tokens for tokens, _ in in_order(features, config.batch, fit_order))
         model.whitening.fit(tokens_only, model_config.shrinkage)
-    best = min(history, key=lambda entry: entry["held_out_error"], default=None)
+    model.load_trained_state(fabric.broadcast(model.trained_state()))
+    # the same module and optimizer, on the device, in this precision, in step with other processes
+    trained, stepper = fabric.setup(decoder, optimizer)
+    best = best_epoch(history)
 
     # ---- the loop
-    steps = math.ceil(len(data.train) / config.batch)
+    steps = math.ceil(len(epoch_order(data.train, config.seed, 0)) / config.batch)
     bar = tqdm(
         total=config.epochs, initial=len(history), desc="train", unit="epoch", disable=not progress
     )
     try:
         for epoch in range(len(history), config.epochs):
             if best is not None and epoch - best["epoch"] > config.patience:
-                break  # the held-out error has not fallen for `patience` epochs
+                break  # early stop: its error has not fallen for `patience` epochs
             epoch_start = time.perf_counter()
             # streams of numbers of this epoch alone: a resumed run draws the same ones
-            torch.manual_seed(_epoch_seed(config.seed, epoch))
-            noise = torch.Generator(on).manual_seed(_epoch_seed(config.seed, epoch) + 1)
-            order = np.random.default_rng([config.seed, epoch]).permutation(len(data.train))
+            seed = epoch_seed(config.seed, epoch, fabric.global_rank)
+            torch.manual_seed(seed)
+            noise = torch.Generator(on).manual_seed(seed + 1)
+            order = epoch_order(data.train, config.seed, epoch)
             hardness = rising(epoch, config.epochs)
             decoder.train()
             losses = []
             for step in range(steps):
-                rate = _learning_rate(config, epoch * steps + step, config.epochs * steps)
+                rate = learning_rate(config, epoch * steps + step, config.epochs * steps)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                indices = order[step * config.batch : (step + 1) * config.batch]
+                indices, weight = own_share(
+                    fabric, order[step * config.batch : (step + 1) * config.batch]
+                )
                 tokens, prior = train_features.read(indices)
                 with torch.no_grad():
                     clean = model.whitened(tokens.to(on))  # (B, N, C): the target
                     mask = _mask(config, twin, clean, prior.to(on))  # (B, N), or None
                     disturbed = _disturbed(config, clean, mask, hardness, noise)
-                feature_loss = reconstruction_loss(clean, decoder(disturbed), config.hard_share)
+                feature_loss = reconstruction_loss(clean, trained(disturbed), config.hard_share)
                 image_loss = None
                 if config.image_noise:
-                    images = reader.read([data.train[index].path for index in indices])
+                    images = reader.read([data.train[index] for index in indices])
                     disturbed = _disturbed_twice(
                         model, config, images.to(on), mask, hardness, noise=noise
                     )
-                    image_loss = reconstruction_loss(clean, decoder(disturbed), config.hard_share)
-                loss = two_pass_loss(feature_loss, image_loss)
+                    image_loss = reconstruction_loss(clean, trained(disturbed), config.hard_share)
+                loss = two_pass_loss(feature_loss, image_loss) * weight
 
-                optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(loss)
-                norm = torch.nn.utils.clip_grad_norm_(decoder.parameters(), config.clip)
+                stepper.zero_grad(set_to_none=True)
+                fabric.backward(loss)
+                norm = fabric.clip_gradients(
+                    trained, stepper, max_norm=config.clip, error_if_nonfinite=False
+                )
                 losses.append(float(loss.detach()))
-                if not math.isfinite(losses[-1] + float(norm)):
+                # fp16 finds its scale by overflowing now and then, and skips that step
+                if not math.isfinite(losses[-1] + float(norm) * (config.precision != "fp16")):
                     paths = [data.train[index].path for index in indices]
                     raise ModelError(
                         f"the loss is {losses[-1]} and its gradient {float(norm)} in epoch "
                         f"{epoch}, step {step}: {_cause_of_divergence(clean, paths, rate)}; "
                         f"{_what_is_kept(best)}"
                     )
-                optimizer.step()
+                stepper.step()
                 if twin is not None:
                     update_momentum(twin, decoder, config.momentum)
 
-            error = _held_out_error(model, held_out_features, config.batch, on)
-            if not math.isfinite(error):
+            error = _held_out_error(model, stop_features, config.batch, fabric)
+            if error is not None and not math.isfinite(error):
                 raise ModelError(
                     f"the held-out error is {error} after epoch {epoch}: the training diverges at "
                     f"the learning rate {rate:g}; lower it; {_what_is_kept(best)}"
                 )
+            _check_unchanged(data, best)
             entry = {
                 "epoch": epoch,
-                "loss": sum(losses) / len(losses),
+                "loss": float(fabric.all_reduce(torch.tensor(sum(losses) / steps).to(on))),
                 "held_out_error": error,
                 "learning_rate": rate,
                 "hardness": hardness,
                 "seconds": round(time.perf_counter() - epoch_start, 3),
             }
             history.append(entry)
-            if best is None or error < best["held_out_error"]:
+            if best_epoch(history) is entry:
                 best = entry
-                write_checkpoint(
-                    folder, model, _checkpoint(folder, identity, pretrained, data, entry)
-                )
-            write_state(folder, identity, history, model=model, twin=twin, optimizer=optimizer)
-            write_log(folder, history)
+                if first:
+                    write_checkpoint(
+                        folder, model, _checkpoint(folder, identity, pretrained, data, entry)
+                    )
+            if first:
+                write_state(folder, identity, history, model=model, twin=twin, optimizer=optimizer)
+                write_log(folder, history)
             bar.update()
-            bar.set_postfix(loss=f"{entry['loss']:.4f}", held_out=f"{error:.4f}")
+            bar.set_postfix(loss=f"{entry['loss']:.4f}", held_out=error)
     finally:  # also after Ctrl-C or a loss that is not finite: the best epoch stays usable
         bar.close()
-        if best is not None:
+        if best is not None and first:
             draw_loss(folder, history)
-            _finish(folder, train_features, config.batch, on)
-    best = min(history, key=lambda entry: entry["held_out_error"])
+            changed = set(changed_images(data))
+            good = [index for index in fit_order if samples[index].path not in changed]
+            _finish(folder, in_order(features, config.batch, np.array(good, np.intp)), on)
+    fabric.barrier()
+    assert best is not None  # for the type checker: there is at least one epoch
     return TrainResult(
         folder=folder,
         epochs=len(history),
         best_epoch=best["epoch"],
         held_out_error=best["held_out_error"],
         seconds=time.perf_counter() - start_time,
+        added=len(added_images(data)),
+        is_first=first,
     )
 
 
@@ -299,53 +349,48 @@ def _disturbed_twice(
 
 
 @torch.no_grad()
-def _held_out_error(model: AgpNet, features: Features, batch: int, on: torch.device) -> float:
-    """Mean squared error of the held-out tokens, without any perturbation."""
+def _held_out_error(model: AgpNet, features: Features, batch: int, fabric: Fabric) -> float | None:
+    """Mean squared error of early stop's tokens, without any perturbation; None: there are none."""
+    if not len(features):
+        return None
     model.decoder.eval()
     total, count = 0.0, 0
-    for tokens, _ in _in_order(features, batch):
-        clean = model.whitened(tokens.to(on))
+    own = np.arange(fabric.global_rank, len(features), fabric.world_size)
+    for tokens, _ in in_order(features, batch, own):
+        clean = model.whitened(tokens.to(fabric.device))
         total += float(reconstruction_loss(clean, model.decoder(clean))) * len(tokens)
         count += len(tokens)
-    return total / count
+    sums = fabric.all_reduce(torch.tensor([total, count]).to(fabric.device), reduce_op="sum")
+    return float(sums[0]) / float(sums[1])
 
 
 @torch.no_grad()
-def _finish(folder: Path, features: Features, batch: int, on: torch.device) -> None:
-    """Fits the best epoch's position scaling; the checkpoint says that it is finished.
-
-    The held-out images stay out of it: they set the threshold.
-    """
+def _finish(folder: Path, batches: Iterable[tuple[Tensor, Tensor]], on: torch.device) -> None:
+    """Fits the best epoch's position scaling; the checkpoint says that it is finished."""
     model, checkpoint = load_model(folder)
     if checkpoint.finished:
         return
     model.to(on)
     if model.position is not None:
         model.position.fit(
-            model.raw_distance(model.whitened(tokens.to(on)))
-            for tokens, _ in _in_order(features, batch)
+            model.raw_distance(model.whitened(tokens.to(on))) for tokens, _ in batches
         )
     write_checkpoint(folder, model, replace(checkpoint, finished=True))
 
 
-def _in_order(features: Features, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for start in range(0, len(features), batch):
-        yield features.read(np.arange(start, min(start + batch, len(features))))
+def _check_unchanged(data: TrainingData, best: dict[str, Any] | None) -> None:
+    changed = changed_images(data)
+    if changed:
+        raise DataError(
+            f"image '{changed[0]}' was changed or removed while the training ran"
+            f"{f', and {len(changed) - 1} more' if changed[1:] else ''}; train on a folder that "
+            f"nothing writes to; {_what_is_kept(best)}"
+        )
 
 
-def _learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
-    warmup = max(int(config.warmup * steps), 1)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(steps - warmup, 1)
-    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    """A seed far from those of other epochs and of neighbouring seeds."""
-    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
-    return int.from_bytes(digest[:6], "big")
+def _image_key(data: TrainingData, sample: Sample) -> str:
+    change = f" {sample.change}" if isinstance(sample, ChangedSample) else ""
+    return data.hashes[sample.path] + change
 
 
 def _cause_of_divergence(clean: Tensor, paths: list[Path], rate: float) -> str:
@@ -369,6 +414,10 @@ def _checkpoint(
     data: TrainingData,
     entry: dict[str, Any],
 ) -> Checkpoint:
+    held_out = {  # each once, as in _names
+        (sample.path.relative_to(data.root).as_posix(), sample.part): sample.product
+        for sample in data.held_out
+    }
     return Checkpoint(
         name=folder.resolve().name,
         model=identity.model,
@@ -378,13 +427,22 @@ def _checkpoint(
         std=pretrained.std,
         data_root=str(data.root.resolve()),
         data_digest=data.digest,
-        train_files=tuple(s.path.relative_to(data.root).as_posix() for s in data.train),
-        held_out=tuple((s.path.relative_to(data.root).as_posix(), s.part) for s in data.held_out),
+        products=data.products,
+        train_files=_names(data, data.train),
+        stop_files=_names(data, data.stop),
+        held_out=tuple(held_out),
+        held_out_products=tuple(product for product in held_out.values() if product is not None),
         epoch=entry["epoch"],
         held_out_error=entry["held_out_error"],
         versions={name: metadata.version(name) for name in ("agp-edge", "torch", "timm")},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def _names(data: TrainingData, samples: tuple[Sample, ...]) -> tuple[str, ...]:
+    """Paths from the root, each once: few-shot training has many copies of an image."""
+    names = (sample.path.relative_to(data.root).as_posix() for sample in samples)
+    return tuple(dict.fromkeys(names))
 
 
 def _tensor_digest(module: nn.Module) -> str:

@@ -8,6 +8,7 @@ from agp_edge import _core
 from agp_edge.dataset import open_dataset
 from agp_edge.errors import DataError
 from agp_edge.images import list_images, read_image
+from agp_edge.trainer.config import TrainConfig
 from agp_edge.trainer.data import ImageReader, training_data
 
 MEAN, STD = (10.0, 20.0, 30.0), (50.0, 60.0, 70.0)
@@ -33,7 +34,7 @@ def test_batches_cover_all_images_in_order(images):
 
 def test_hash_follows_names_and_bytes(small, tmp_path):
     def digest(folder):
-        return training_data(open_dataset(folder), 0.2, 0, progress=False).digest
+        return training_data(open_dataset(folder), TrainConfig(), progress=False).digest
 
     folder = small.write_images(tmp_path / "a", 6)
     other = small.write_images(tmp_path / "b", 6)

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -298,12 +297,19 @@ def test_unusable_images(small, images, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_identical_images_train(small, tmp_path):
+def test_identical_images_are_one_part(small, tmp_path):
     folder = small.write_images(tmp_path / "same", 1)
     for index in range(1, 8):
         (folder / f"{index:03}.png").write_bytes((folder / "000.png").read_bytes())
-    result = small.run(folder, tmp_path / "run", config=small.train_config(epochs=2))
-    assert np.isfinite(result.held_out_error)
+    with pytest.raises(DataError, match=r"8 images show 1 part.*copies of one file.*few-shot"):
+        small.run(folder, tmp_path / "run")
+    small.write_images(folder, 7)  # the last copy stays
+    twin = folder / "007.png"
+    for seed in range(6):
+        small.run(folder, tmp_path / f"{seed}", config=small.train_config(epochs=1, seed=seed))
+        checkpoint, _ = read_checkpoint(tmp_path / f"{seed}")
+        sides = [dict(checkpoint.held_out).keys(), checkpoint.train_files]
+        assert any({"000.png", twin.name} <= set(side) for side in sides)
 
 
 def test_unknown_device(small, images, tmp_path):
