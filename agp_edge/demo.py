@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,8 +199,8 @@ def _train(
     )
     shutil.rmtree(features, ignore_errors=True)  # hundreds of megabytes, and quickly made again
     say(
-        f"{result.epochs} epochs, the best is number {result.best_epoch + 1} "
-        f"(held-out error {result.held_out_error:.4f}), {result.seconds:.0f} s"
+        f"{result.epochs} epochs, number {result.best_epoch + 1} is kept (error on parts held out "
+        f"for early stop {result.held_out_error or math.nan:.4f}), {result.seconds:.0f} s"
     )
     return Path(result.folder)
 

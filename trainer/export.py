@@ -1,7 +1,9 @@
 """Reads a checkpoint and its held-out good images, writes model.onnx with the manifest inside.
 
 The graph is compared with torch on the held-out images, and their scores, from the very pipeline
-that serves the line, set the default threshold.
+that serves the line, set the default threshold. Of several products one threshold serves all, since
+nothing says at inference which one it is. After few-shot training nothing is held out: changed
+copies of the images stand in, and no rate of false rejects is promised.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ import torch
 from tqdm import tqdm
 
 from agp_edge.calibration.threshold import conformal_threshold
+from agp_edge.dataset import GOOD, Sample
 from agp_edge.engines.onnxruntime import open_onnx
 from agp_edge.errors import DataError, ModelError
 from agp_edge.files import write_aside
-from agp_edge.images import read_image
 from agp_edge.manifest import (
     MANIFEST_KEY,
     MANIFEST_LIMIT,
@@ -35,7 +37,9 @@ from agp_edge.manifest import (
     ThresholdSpec,
 )
 from agp_edge.self_test import self_test_frame
+from agp_edge.trainer.augment import changed_copies
 from agp_edge.trainer.checkpoint import Checkpoint, load_model
+from agp_edge.trainer.data import read_frame
 from agp_edge.trainer.graph import INPUT_NAME, OPSET, OUTPUT_NAME, graph_from_model
 
 if TYPE_CHECKING:
@@ -46,7 +50,7 @@ if TYPE_CHECKING:
     from agp_edge import _core
     from agp_edge.trainer.model import AgpNet
 
-__all__ = ["ExportResult", "Parity", "checkpoint_manifest", "onnx_from_checkpoint"]
+__all__ = ["ExportResult", "Parity", "ProductScores", "checkpoint_manifest", "onnx_from_checkpoint"]
 
 # Both compute in float32; only the order of summation differs.
 _TOLERANCE = 1e-3
@@ -75,13 +79,25 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class ProductScores:
+    """How the held-out good images of one product stand to the common threshold."""
+
+    name: str
+    images: int
+    rejected: int  # of them
+    median: float  # score
+    largest: float
+
+
+@dataclass(frozen=True)
 class ExportResult:
     """What an export gives."""
 
     path: Path
     manifest: Manifest
     parity: Parity
-    held_out_scores: tuple[float, ...]  # in the order of the checkpoint's held_out
+    held_out_scores: tuple[float, ...]  # of the images, or copies, that set the threshold
+    products: tuple[ProductScores, ...]  # (): there is one product
 
 
 def onnx_from_checkpoint(
@@ -113,7 +129,7 @@ def onnx_from_checkpoint(
             f"the training of '{checkpoint}' was cut off before its end; finish it with "
             "`agp-edge train DATA -o RUN --resume`, then export"
         )
-    images = _held_out_images(info, data)
+    samples = _held_out_samples(info, data)
     graph = graph_from_model(model, info.model.height, info.model.width)
     manifest = checkpoint_manifest(info, model)
     path = Path(output)
@@ -123,10 +139,10 @@ def onnx_from_checkpoint(
         score = _scorer(manifest, aside)
         reference = _Reference(model, info)
         scores, peaks, differences = [], [], []
-        for index, image in enumerate(
-            tqdm(images, desc="score held-out", unit="image", disable=not progress)
+        for index, sample in enumerate(
+            tqdm(samples, desc="score held-out", unit="image", disable=not progress)
         ):
-            frame = read_image(image)
+            frame = read_frame(sample)
             result = score(frame)
             scores.append(result.score)
             peaks.append(float(_map(result).max()))
@@ -139,7 +155,7 @@ def onnx_from_checkpoint(
             self_test=_self_test(manifest, score),
         )
         _write(graph, manifest, aside)
-    return ExportResult(path, manifest, parity, tuple(scores))
+    return ExportResult(path, manifest, parity, tuple(scores), _products(info, scores, manifest))
 
 
 def checkpoint_manifest(info: Checkpoint, model: AgpNet) -> Manifest:
@@ -147,6 +163,8 @@ def checkpoint_manifest(info: Checkpoint, model: AgpNet) -> Manifest:
     config = info.model
     return Manifest(
         name=info.name,
+        setup=info.train.setup,
+        classes=info.products,
         backbone=config.backbone,
         input=InputSpec(
             name=INPUT_NAME, height=config.height, width=config.width, mean=info.mean, std=info.std
@@ -165,6 +183,17 @@ def checkpoint_manifest(info: Checkpoint, model: AgpNet) -> Manifest:
 def _threshold(
     info: Checkpoint, scores: list[float], peaks: list[float], false_reject: float | None
 ) -> ThresholdSpec:
+    if info.train.setup == "few-shot":
+        # Copies of an image are more like it than the next part will be: their largest score is a
+        # start, and no rate follows from it. 1.0 is the manifest's word for that.
+        return ThresholdSpec(
+            value=max(scores),
+            method="copies",
+            false_reject=1.0,
+            n=len(info.held_out),
+            unit="images",
+            mask_value=None if info.model.score == "max" else max(peaks),
+        )
     rate = info.train.false_reject if false_reject is None else false_reject
     return conformal_threshold(
         scores,
@@ -181,16 +210,39 @@ def _self_test(
     return SelfTest(seed=_SELF_TEST_SEED, score=score(frame).score)
 
 
-def _held_out_images(info: Checkpoint, data: str | Path | None) -> list[Path]:
+def _held_out_samples(info: Checkpoint, data: str | Path | None) -> list[Sample]:
     root = Path(data if data is not None else info.data_root)
-    images = [root / file for file, _ in info.held_out]
-    for image in images:
-        if not image.is_file():
+    samples = [Sample(root / file, GOOD, part=part) for file, part in info.held_out]
+    for sample in samples:
+        if not sample.path.is_file():
             raise DataError(
-                f"held-out image '{image}' of the run '{info.name}' does not exist; give the data "
-                "set's folder with --data if it moved"
+                f"held-out image '{sample.path}' of the run '{info.name}' does not exist; give the "
+                "data set's folder with --data if it moved"
             )
-    return images
+    if info.train.setup == "few-shot":
+        config = info.train
+        return list(
+            changed_copies(
+                samples, config.threshold_copies, config.augment, config.seed, "threshold"
+            )
+        )
+    return samples
+
+
+def _products(
+    info: Checkpoint, scores: list[float], manifest: Manifest
+) -> tuple[ProductScores, ...]:
+    found = []
+    for product in info.products:
+        own = [
+            score
+            for score, name in zip(scores, info.held_out_products, strict=True)
+            if name == product
+        ]
+        threshold = np.inf if manifest.threshold is None else manifest.threshold.value
+        rejected = sum(score > threshold for score in own)
+        found.append(ProductScores(product, len(own), rejected, float(np.median(own)), max(own)))
+    return tuple(found)
 
 
 def _write(graph: onnx.ModelProto, manifest: Manifest, path: Path) -> None:

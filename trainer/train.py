@@ -134,6 +134,10 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
         raise ModelError(
             f"run folder '{folder}' holds a run already; go on with --resume, or give another one"
         )
+    if config.augment == "auto" and state is not None:
+        config = replace(config, augment=state.identity.train.augment)
+    elif config.augment == "auto":
+        config = replace(config, augment="shift")
     if first:
         remove_leftovers(folder)
     data = training_data(dataset, config, progress=progress)

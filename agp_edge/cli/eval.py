@@ -118,12 +118,16 @@ def _verdict_lines(evaluation: Evaluation) -> list[str]:
     defective = evaluation.count(defective=True)
     rejected_parts, parts = evaluation.good_parts()
     low, high = rate_interval(rejected_parts, parts)
+    promised = (
+        "no rate was promised: too few good images"
+        if promise["false_reject"] >= 1.0
+        else f"promised {promise['false_reject']:.1%} of {promise['unit']} on average, from "
+        f"{promise['n']} held-out ones"
+    )
     by_part = f"{rejected_parts} of {parts} good parts, " if evaluation.has_parts else ""
     return [
         f"at the model's threshold {evaluation.threshold:.6g}:",
         f"  {found} of {defective} defective found ({found / defective:.1%})",
         f"  {rejected} of {good} good rejected ({by_part}{rejected_parts / parts:.1%}, 95 %"
-        f" interval {low:.1%} to {high:.1%}); promised"
-        f" {promise['false_reject']:.1%} of {promise['unit']} on average, from {promise['n']}"
-        " held-out ones",
+        f" interval {low:.1%} to {high:.1%}); {promised}",
     ]

@@ -35,10 +35,23 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"torch and ONNX Runtime on {result.parity}")
     threshold = result.manifest.threshold
-    if threshold is not None:
+    if threshold is not None and threshold.false_reject >= 1.0:
+        print(
+            f"threshold {threshold.value:.4f}: the largest score of changed copies of the "
+            f"{threshold.n} good images; NO false-reject rate is promised: hold new good parts "
+            "against it before a line depends on it"
+        )
+    elif threshold is not None:
         print(
             f"threshold {threshold.value:.4f}: at most {threshold.false_reject:.1%} of good "
             f"{threshold.unit} rejected, from {threshold.n} held-out {threshold.unit}"
+        )
+    if result.products:
+        print("one threshold for all products; the rate holds for their mixture, not for each:")
+    for product in result.products:
+        print(
+            f"  {product.name}: {product.rejected} of {product.images} held-out images rejected, "
+            f"scores {product.median:.4f} (median) to {product.largest:.4f}"
         )
     print(f"wrote {result.path}")
     return 0

@@ -14,6 +14,14 @@ HELP = "train a model on good images"
 EPILOG = """\
 DATA is a folder of good images, or one in the MVTec-AD layout (train/good, test/*,
 ground_truth/*); with a parts.csv (file,part), photos of one part stay together.
+
+--setup one-class    one product (default)
+--setup multi-class  one model for several products, told apart by nothing at inference: give
+                     a DATA for each, or a folder of them
+--setup few-shot     1, 2, 4 or so good images; changed copies stand in for more. Nothing can be
+                     held out, so that the threshold promises no rate of false rejects
+
+Several GPUs: --processes N, or torchrun --nproc-per-node N -m agp_edge train ...
 Writes checkpoint.safetensors, checkpoint.json, log.jsonl and loss.png. A run that was
 interrupted goes on with --resume and the settings that it was started with."""
 
@@ -21,9 +29,16 @@ interrupted goes on with --resume and the settings that it was started with."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments; None stands for the config's default."""
     parser.epilog = EPILOG
-    parser.add_argument("data", metavar="DATA", help="folder of good images, or MVTec-AD layout")
+    parser.add_argument(
+        "data", metavar="DATA", nargs="+", help="folder of good images, or MVTec-AD layout"
+    )
     parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="DIR", help="folder of the run"
+    )
+    parser.add_argument(
+        "--setup",
+        choices=("one-class", "multi-class", "few-shot"),
+        help="what is learned from how much (one-class)",
     )
     parser.add_argument("--resume", action="store_true", help="go on after the last full epoch")
     parser.add_argument("--backbone", metavar="NAME", help="any timm model (tf_efficientnet_lite0)")
@@ -54,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hold-out",
         type=float,
         metavar="SHARE",
-        help="share of the good parts kept for early stop and threshold",
+        help="share of the good parts kept for the threshold (0.2)",
     )
     parser.add_argument(
         "--false-reject",
@@ -74,6 +89,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="second pass with a disturbed image; the backbone runs in each step",
     )
     parser.add_argument(
+        "--augment",
+        choices=("auto", "shift", "flip", "rotate"),
+        help="few-shot: copies are shifted, scaled and relit a little; flip: mirrored too; rotate: "
+        "turned by right angles too; auto (default): what the good images bear",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp16"),
+        help="of the decoder's training; bf16 and fp16 are mixed with fp32 (fp32)",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="on this machine, one per GPU (1)"
+    )
+    parser.add_argument(
         "--device", default="auto", help="cpu, cuda, or auto (default): a GPU if torch sees one"
     )
     parser.add_argument("--cache", metavar="DIR", help="folder of cached features")
@@ -84,17 +113,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and say where the checkpoint is."""
-    from agp_edge.dataset import open_dataset  # noqa: PLC0415  (train loads torch: seconds)
-    from agp_edge.trainer.config import ModelConfig, TrainConfig  # noqa: PLC0415
+    from agp_edge.trainer.setups import open_setup, setup_defaults  # noqa: PLC0415  (torch)
     from agp_edge.trainer.state import read_state  # noqa: PLC0415
     from agp_edge.trainer.train import train  # noqa: PLC0415
 
-    dataset = open_dataset(args.data)
-    model, training, weights = ModelConfig(), TrainConfig(), "auto"
+    model, training = setup_defaults(args.setup or "one-class")
+    weights = "auto"
     state = read_state(args.output) if args.resume else None
     if state is not None:  # what is not given again stays as the run was started
         identity = state.identity
         model, training, weights = identity.model, identity.train, identity.weights
+    dataset = open_setup(args.setup or training.setup, args.data)
     height, width = args.size or (None, None)
     result = train(
         dataset,
@@ -106,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
         replace(
             training,
             **_given(
+                setup=args.setup,
                 epochs=args.epochs,
                 batch=args.batch,
                 learning_rate=args.learning_rate,
@@ -115,17 +145,26 @@ def run(args: argparse.Namespace) -> int:
                 perturbation=args.perturbation,
                 image_noise=args.image_noise,
                 cache_gb=args.cache_gb,
+                augment=args.augment,
+                precision=args.precision,
             ),
         ),
         weights=args.weights or weights,
         resume=args.resume,
         device=args.device,
+        processes=args.processes,
         cache_dir=args.cache,
     )
-    print(
-        f"{result.epochs} epochs, best {result.best_epoch + 1} with held-out error "
-        f"{result.held_out_error:.4f}, {result.seconds:.0f} s"
+    if not result.is_first:  # of several processes one speaks
+        return 0
+    kept = (
+        "the last is kept"
+        if result.held_out_error is None
+        else f"best {result.best_epoch + 1} with held-out error {result.held_out_error:.4f}"
     )
+    print(f"{result.epochs} epochs, {kept}, {result.seconds:.0f} s")
+    if result.added:
+        print(f"{result.added} images came into the folder meanwhile; the model does not know them")
     print(f"wrote {result.folder}; next: agp-edge export {result.folder} -o model.onnx")
     return 0
 
