@@ -7,7 +7,6 @@ from frame to score, before it is written. Threshold and self-test stay those of
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +25,16 @@ from agp_edge.calibration.half_graph import (
     peak_graph,
     rounded_graph,
 )
+from agp_edge.calibration.model_file import load_fp32, preprocessor_of, scorer, set_manifest
 from agp_edge.dependencies import require
-from agp_edge.engines import is_plan
-from agp_edge.engines.onnxruntime import open_onnx
 from agp_edge.errors import ModelError
 from agp_edge.files import write_aside
 from agp_edge.images import read_image
-from agp_edge.manifest import MANIFEST_KEY, read_manifest_text
+from agp_edge.manifest import read_manifest_text
 from agp_edge.self_test import self_test_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from onnx import ModelProto
@@ -126,10 +124,10 @@ def fp16_from_onnx(
         DataError: an image is unreadable.
         DependencyError: onnx or onnxruntime is not installed.
     """
-    onnx = require("onnx", extra="train")
+    require("onnx", extra="train")
     source = os.fspath(onnx_path)
     text, manifest = read_manifest_text(source)
-    model = _load(onnx, source, manifest)
+    model = load_fp32(source, manifest)
     frames = [read_image(path) for path in list(images)[:IMAGE_LIMIT]]
     origin = f"{len(frames)} of {len(images)} images" if frames else "synthetic"
     frames = frames or [self_test_frame(manifest, seed) for seed in SYNTHETIC_SEEDS]
@@ -142,7 +140,7 @@ def fp16_from_onnx(
     more = {**dict.fromkeys(reductions, "reduction"), **reasons}
     most = {**dict.fromkeys(entrance(model.graph, ENTRANCE_SHARE), "entrance"), **more}
 
-    reference = list(map(_scorer(text, source, source), frames))
+    reference = list(map(scorer(text, source, source), frames))
     with TemporaryDirectory(prefix="agp-edge-fp16-") as folder:
         for kept in (reasons, more, most):
             half = half_graph(model, kept)
@@ -157,7 +155,7 @@ def fp16_from_onnx(
                 f"{score_tolerance:g} and {map_tolerance:g}): build it with precision fp32"
             )
     manifest["precision"] = {"asked": "fp16", "built": None}
-    _set_manifest(onnx, half, manifest)
+    set_manifest(half, manifest)
     target = Path(output)
     with write_aside(target) as aside:
         aside.write_bytes(half.SerializeToString())
@@ -177,52 +175,11 @@ def fp16_from_onnx(
     )
 
 
-def _load(onnx: Any, source: str, manifest: dict[str, Any]) -> ModelProto:
-    if is_plan(source):
-        raise ModelError(f"'{source}' is a plan: pass the .onnx file that it was made from")
-    asked = manifest.get("precision", {}).get("asked", "fp32")
-    if asked != "fp32":
-        raise ModelError(
-            f"'{source}' is of precision {asked} already: pass the fp32 file, or leave its "
-            "precision as it is"
-        )
-    try:
-        model: ModelProto = onnx.load(source)
-    except Exception as error:  # protobuf's and the file system's
-        raise ModelError(f"'{source}' cannot be read as ONNX ({error}): export it again") from error
-    operators = {node.op_type for node in model.graph.node}
-    types = {tensor.data_type for tensor in model.graph.initializer}
-    if "DequantizeLinear" in operators or onnx.TensorProto.FLOAT16 in types:
-        raise ModelError(
-            f"'{source}' holds quantised or FP16 weights though its manifest says fp32: "
-            "export the model again"
-        )
-    # the converter and our choice of nodes go by names
-    taken: set[str] = set()
-    for index, node in enumerate(model.graph.node):
-        if not node.name or node.name in taken:
-            node.name = f"node_{index}_{node.op_type}"
-        taken.add(node.name)
-    return model
-
-
 def _peaks(
     manifest: dict[str, Any], model: ModelProto, frames: Sequence[NDArray[np.uint8]]
 ) -> dict[str, float]:
     """The largest absolute value of each FP32 tensor over the frames."""
-    from agp_edge import _core  # noqa: PLC0415  (kept out of the import)
-
-    spec = manifest["input"]
-    roi = spec["roi"]
-    preprocessor = _core.Preprocessor(
-        height=spec["height"],
-        width=spec["width"],
-        mean=spec["mean"],
-        std=spec["std"],
-        channels=spec["channels"],
-        resize=spec["resize"],
-        roi=None if roi is None else tuple(roi),
-    )
+    preprocessor = preprocessor_of(manifest)
     runtime = require("onnxruntime", extra="cpu")
     options = runtime.SessionOptions()
     options.log_severity_level = 4
@@ -232,34 +189,17 @@ def _peaks(
     )
     peaks = np.zeros(len(tensors))
     for frame in frames:
-        answer = session.run(None, {spec["name"]: preprocessor.run(frame)[None]})
+        answer = session.run(None, {manifest["input"]["name"]: preprocessor.run(frame)[None]})
         # NaN has to stay: it is out of every range
         peaks = np.maximum(peaks, np.asarray(answer, np.float64))
     return dict(zip(tensors, peaks.tolist(), strict=True))
-
-
-def _scorer(
-    text: str, path: str, source: str
-) -> Callable[[NDArray[np.uint8]], tuple[float, NDArray[np.float32]]]:
-    from agp_edge import _core  # noqa: PLC0415  (kept out of the import)
-
-    # any threshold will do for scores and maps
-    detector = _core.Detector(text, source, open_onnx(path), threshold=0.0, outputs=1)
-
-    def score(frame: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
-        result = detector.score(frame)
-        if result.anomaly_map is None:
-            raise ModelError(f"the pipeline of '{source}' gave no anomaly map")
-        return result.score, result.anomaly_map
-
-    return score
 
 
 def _run(
     text: str, path: Path, frames: Sequence[NDArray[np.uint8]]
 ) -> list[tuple[float, NDArray[np.float32]]] | None:
     """Scores and maps, or None where one is not finite."""
-    score = _scorer(text, str(path), path.name)
+    score = scorer(text, str(path), path.name)
     try:
         return [score(frame) for frame in frames]
     except ModelError:
@@ -296,9 +236,3 @@ def _difference(
 def _agrees(difference: Difference, score_tolerance: float, map_tolerance: float) -> bool:
     # written so that NaN is refused too
     return difference.score_maximum <= score_tolerance and difference.map_maximum <= map_tolerance
-
-
-def _set_manifest(onnx: Any, model: ModelProto, manifest: dict[str, Any]) -> None:
-    text = json.dumps(manifest, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {MANIFEST_KEY: text})

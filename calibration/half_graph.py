@@ -31,6 +31,7 @@ __all__ = [
     "out_of_range_nodes",
     "peak_graph",
     "rounded_graph",
+    "sort_nodes",
 ]
 
 HALF_MAXIMUM = 65504.0
@@ -82,7 +83,7 @@ def half_graph(model: ModelProto, keep: Iterable[str]) -> ModelProto:
         copy, keep_io_types=True, op_block_list=[], node_block_list=sorted(keep)
     )
     _join_casts(half.graph)
-    _sort_nodes(half.graph)
+    sort_nodes(half.graph)
     del half.graph.value_info[:]
     try:
         half = onnx.shape_inference.infer_shapes(half, check_type=True, strict_mode=True)
@@ -313,7 +314,7 @@ def _read_by_somebody(nodes: list[NodeProto], outputs: set[str]) -> list[NodePro
     ]
 
 
-def _sort_nodes(graph: GraphProto) -> None:
+def sort_nodes(graph: GraphProto) -> None:
     """Topological order that keeps the given order where it can: converters append their casts."""
     producers: dict[str, int] = {
         output: index for index, node in enumerate(graph.node) for output in node.output
