@@ -115,6 +115,9 @@ class NativeResult:
     @property
     def is_anomalous(self) -> bool: ...
     @property
+    def p_value(self) -> float | None:
+        """Conformal, of the score; None without a calibration tail."""
+    @property
     def anomaly_map(self) -> NDArray[np.float32] | None:
         """float32 (height, width); None where it was not asked for."""
     @property
@@ -260,6 +263,18 @@ def open_tensorrt(path: str, *, library_folders: Sequence[str] = (), device: int
         DependencyError: no module in this build, or no library that fits.
     """
 
+def p_value(n: int, scores: Sequence[float], score: float) -> float:
+    """Conformal p-value: (1 + good parts with at least this score) / (n + 1), in (0, 1].
+
+    Args:
+        n: Good parts that were scored in all.
+        scores: The largest of their scores, rising.
+        score: Of the new part. All are compared as float32.
+
+    Raises:
+        ModelError: not 1 to n finite, rising scores.
+    """
+
 class Detector:
     """A manifest and an engine; score() from any thread, calls take turns.
 
@@ -275,6 +290,8 @@ class Detector:
         threads: Of the CPU stages; 0 chooses.
         ignored: Don't-care polygons, each three or more (x, y) in frame pixels: what lies inside
             has no say in score, mask and regions.
+        calibration_tail: n and the largest scores of n good parts, rising; None: the manifest's,
+            unless `roi` or `ignored` make scores that it was not made of.
 
     Raises:
         ModelError: a wrong manifest, a tensor that does not fit, no threshold anywhere.
@@ -294,6 +311,7 @@ class Detector:
         outputs: int = 7,
         threads: int = 0,
         ignored: Sequence[Sequence[tuple[float, float]]] = (),
+        calibration_tail: tuple[int, Sequence[float]] | None = None,
     ) -> None: ...
     def score(self, frame: NDArray[np.uint8] | Buffer, format: str | None = None) -> NativeResult:
         """Scores one frame; see Preprocessor.run for what a frame may be.

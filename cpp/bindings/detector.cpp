@@ -19,8 +19,10 @@ std::unique_ptr<Detector> open(const std::string& manifest_json, const std::stri
                                std::optional<float> mask_threshold,
                                const std::optional<py::tuple>& roi, int min_area,
                                std::uint8_t outputs, int threads,
-                               const std::vector<std::vector<std::pair<double, double>>>& ignored) {
+                               const std::vector<std::vector<std::pair<double, double>>>& ignored,
+                               const std::optional<std::pair<int, std::vector<float>>>& tail) {
   DetectorOptions options;
+  if (tail) options.calibration_tail = CalibrationTail{tail->first, tail->second};
   options.threshold = threshold;
   options.mask_threshold = mask_threshold;
   if (roi) options.roi = rect_from(*roi, "roi");
@@ -56,12 +58,21 @@ void register_detector(py::module_& module) {
       "check_manifest_json",
       [](const std::string& text, const std::string& source) { Manifest::parse(text, source); },
       py::arg("text"), py::arg("source"));
+  module.def(
+      "p_value",
+      [](int n, std::vector<float> scores, float score) {
+        const CalibrationTail tail{n, std::move(scores)};
+        tail.check();
+        return tail.p_value(score);
+      },
+      py::arg("n"), py::arg("scores"), py::arg("score"));
   py::class_<Detector>(module, "Detector")
       .def(py::init(&open), py::arg("manifest_json"), py::arg("source"), py::arg("engine"),
            py::kw_only(), py::arg("threshold") = py::none(), py::arg("mask_threshold") = py::none(),
            py::arg("roi") = py::none(), py::arg("min_area") = 0,
            py::arg("outputs") = static_cast<std::uint8_t>(kAll), py::arg("threads") = 0,
-           py::arg("ignored") = std::vector<std::vector<std::pair<double, double>>>{})
+           py::arg("ignored") = std::vector<std::vector<std::pair<double, double>>>{},
+           py::arg("calibration_tail") = py::none())
       .def("score", &score, py::arg("frame"), py::arg("format") = py::none())
       .def_property_readonly("threshold",
                              [](const Detector& self) { return self.decision().threshold; })

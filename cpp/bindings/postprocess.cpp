@@ -82,6 +82,7 @@ void register_result(py::module_& module) {
       .def_readonly("score", &NativeResult::score)
       .def_readonly("threshold", &NativeResult::threshold)
       .def_readonly("is_anomalous", &NativeResult::is_anomalous)
+      .def_readonly("p_value", &NativeResult::p_value)
       .def_readonly("anomaly_map", &NativeResult::anomaly_map)
       .def_readonly("mask", &NativeResult::mask)
       .def_readonly("regions", &NativeResult::regions)
@@ -94,6 +95,7 @@ NativeResult::NativeResult(Result result)
     : score(result.score),
       threshold(result.threshold),
       is_anomalous(result.is_anomalous),
+      p_value(result.p_value),
       anomaly_map(handed_over(std::move(result.anomaly_map), result.map_height, result.map_width,
                               py::dtype::of<float>())),
       // Zeros and ones, one byte each: NumPy's bool.

@@ -16,6 +16,7 @@ struct NativeResult {
   float score;
   float threshold;
   bool is_anomalous;
+  std::optional<double> p_value;
   pybind11::object anomaly_map;  // None where it was not asked for
   pybind11::object mask;
   std::vector<Region> regions;

@@ -60,6 +60,19 @@ Decision decision_from(const Manifest& manifest, const DetectorOptions& options)
   return decision;
 }
 
+std::optional<CalibrationTail> tail_from(const Manifest& manifest, const DetectorOptions& options) {
+  if (options.calibration_tail) {
+    options.calibration_tail->check();
+    return options.calibration_tail;
+  }
+  const Rect& own = manifest.preprocess.roi;
+  const bool other_view =
+      options.roi && (options.roi->x != own.x || options.roi->y != own.y ||
+                      options.roi->width != own.width || options.roi->height != own.height);
+  if (other_view || !options.ignored.empty()) return std::nullopt;
+  return manifest.calibration_tail;
+}
+
 PreprocessRecipe recipe_from(const Manifest& manifest, const DetectorOptions& options) {
   PreprocessRecipe recipe = manifest.preprocess;
   if (options.roi) {
@@ -103,6 +116,7 @@ struct Detector::Impl {
   Impl(Manifest read, std::shared_ptr<Engine> engine, const DetectorOptions& options)
       : manifest(std::move(read)),
         decision(decision_from(manifest, options)),
+        calibration_tail(tail_from(manifest, options)),
         pipeline(std::move(engine), recipe_from(manifest, options), manifest.postprocess,
                  options.threads) {
     const Engine& used = pipeline.engine();
@@ -112,6 +126,7 @@ struct Detector::Impl {
 
   Manifest manifest;
   Decision decision;
+  std::optional<CalibrationTail> calibration_tail;
   Pipeline pipeline;
 };
 
@@ -129,7 +144,11 @@ Detector::~Detector() = default;
 Detector::Detector(Detector&&) noexcept = default;
 Detector& Detector::operator=(Detector&&) noexcept = default;
 
-Result Detector::score(const Frame& frame) { return impl_->pipeline.score(frame, impl_->decision); }
+Result Detector::score(const Frame& frame) {
+  Result result = impl_->pipeline.score(frame, impl_->decision);
+  if (impl_->calibration_tail) result.p_value = impl_->calibration_tail->p_value(result.score);
+  return result;
+}
 
 const Manifest& Detector::manifest() const noexcept { return impl_->manifest; }
 const Engine& Detector::engine() const noexcept { return impl_->pipeline.engine(); }

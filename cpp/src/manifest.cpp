@@ -1,10 +1,12 @@
 #include "agp_edge/manifest.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string_view>
+#include <vector>
 
 #include "agp_edge/error.hpp"
 
@@ -101,6 +103,19 @@ class Section {
                                        lowest, kLargest, lowest_included));
     }
     return triple;
+  }
+
+  std::vector<float> reals(const char* key, std::size_t most) const {
+    const Json& value = at(key);
+    if (!value.is_array() || value.empty() || value.size() > most) {
+      refuse(key, shown(value), "a list of 1 to " + std::to_string(most) + " numbers");
+    }
+    constexpr double kLargest = std::numeric_limits<float>::max();
+    std::vector<float> numbers;
+    for (const Json& item : value) {
+      numbers.push_back(static_cast<float>(number_of(item, key, -kLargest, kLargest, true)));
+    }
+    return numbers;
   }
 
   Rect rect(const char* key) const {
@@ -226,6 +241,13 @@ void parse_threshold(const Section& document, Manifest& manifest) {
   threshold.number("false_reject", 0, 1);
   threshold.integer("n", 0, kMaxInt);
   threshold.one_of("unit", {"images", "parts"});
+  if (threshold.has("tail") && !threshold.at("tail").is_null()) {
+    const Section tail = threshold.section("tail");
+    CalibrationTail& read = manifest.calibration_tail.emplace();
+    read.n = tail.integer("n", 1, kMaxInt);
+    read.scores = tail.reals("scores", static_cast<std::size_t>(read.n));
+    std::sort(read.scores.begin(), read.scores.end());
+  }
 }
 
 // Keys that no frame needs may be missing, but not be nonsense.

@@ -67,6 +67,21 @@ TEST(nulls_mean_nothing_is_set) {
   CHECK(!manifest.threshold.has_value() && !manifest.mask_threshold.has_value());
 }
 
+TEST(calibration_tail) {
+  CHECK(!parse(models::manifest()).calibration_tail.has_value());
+  CHECK(!parse(with("/threshold/tail", nullptr)).calibration_tail.has_value());
+  const Json tail = {{"n", 40}, {"scores", {3.5, 2.5}}};
+  const Manifest manifest = parse(with("/threshold/tail", tail));
+  CHECK(manifest.calibration_tail->n == 40);
+  CHECK(manifest.calibration_tail->scores == std::vector<float>({2.5F, 3.5F}));
+  CHECK(refusal(with("/threshold/tail", {{"n", 1}, {"scores", {1, 2}}})).find("1 to 1 numbers") !=
+        std::string::npos);
+  CHECK(refusal(with("/threshold/tail", {{"n", 1}, {"scores", {"a"}}})).find("a number") !=
+        std::string::npos);
+  CHECK(refusal(with("/threshold/tail", {{"n", 1}})).find("threshold.tail.scores") !=
+        std::string::npos);
+}
+
 TEST(newer_minor_is_read_with_its_unknown_keys) {
   Json document = with("/agp_edge_manifest", "1.7");
   document["tail"] = {1, 2, 3};

@@ -129,6 +129,26 @@ TEST(a_frame_goes_all_the_way) {
   CHECK(averager.aligned);
 }
 
+TEST(p_values_come_from_the_tail) {
+  Averager averager;
+  const Image image(110);
+  CHECK(!Detector(manifest(), engine_of(averager)).score(image.frame()).p_value);
+
+  models::Json document = models::manifest();
+  document["threshold"]["tail"] = {{"n", 99}, {"scores", {2 * kPeak, kPeak / 2, kPeak / 4}}};
+  const Manifest with_tail = Manifest::parse(document.dump(), "test");
+  CHECK(Detector(with_tail, engine_of(averager)).score(image.frame()).p_value == 2.0 / 100);
+  CHECK(Detector(with_tail, engine_of(averager)).score(Image(10).frame()).p_value == 1.0);
+
+  DetectorOptions options;
+  options.ignored = {{{0, 0}, {4, 0}, {0, 4}}};  // other scores than those of the tail
+  CHECK(!Detector(with_tail, engine_of(averager), options).score(image.frame()).p_value);
+  options.calibration_tail = agp_edge::CalibrationTail{1, {kPeak / 2}};
+  CHECK(Detector(with_tail, engine_of(averager), options).score(image.frame()).p_value == 0.5);
+  options.calibration_tail->n = 0;
+  CHECK_THROWS(Detector(with_tail, engine_of(averager), options), ModelError, "calibration tail");
+}
+
 TEST(latencies_add_up) {
   Averager averager;
   Detector detector(manifest(), engine_of(averager));

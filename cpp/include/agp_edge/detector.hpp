@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "agp_edge/calibration.hpp"
 #include "agp_edge/engine.hpp"
 #include "agp_edge/manifest.hpp"
 #include "agp_edge/pipeline.hpp"
@@ -21,8 +22,10 @@ struct DetectorOptions {
   std::optional<float> threshold;       // none: the manifest's
   std::optional<float> mask_threshold;  // none: `threshold` if given, else the manifest's
   std::optional<Rect> roi;              // none: the manifest's; frame pixels
-  int min_area = 0;                     // anomaly-map pixels
-  std::vector<Polygon> ignored;         // don't-care areas, frame pixels; see Decision
+  // None: the manifest's, unless `roi` or `ignored` make scores that it was not made of.
+  std::optional<CalibrationTail> calibration_tail;
+  int min_area = 0;              // anomaly-map pixels
+  std::vector<Polygon> ignored;  // don't-care areas, frame pixels; see Decision
   std::uint8_t outputs = kAll;
   int threads = 0;  // of the CPU stages and the engine; 0: chosen
 };

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "agp_edge/calibration.hpp"
 #include "agp_edge/postprocess.hpp"
 #include "agp_edge/preprocess.hpp"
 
@@ -21,13 +22,14 @@ struct Manifest {
   std::string output_name;  // tensor (1, 1, grid_height, grid_width)
   PreprocessRecipe preprocess;
   PostprocessRecipe postprocess;
-  std::optional<float> threshold;       // none: the model has no default threshold yet
-  std::optional<float> mask_threshold;  // none: the same as threshold
-  std::string json;                     // the document, as it stands in the file
+  std::optional<float> threshold;                   // none: the model has no default threshold yet
+  std::optional<float> mask_threshold;              // none: the same as threshold
+  std::optional<CalibrationTail> calibration_tail;  // none: no p-values
+  std::string json;                                 // the document, as it stands in the file
 
   // Newest version that this library reads; a newer minor is read too, a newer major is refused.
   static constexpr int kMajor = 1;
-  static constexpr int kMinor = 0;
+  static constexpr int kMinor = 1;
 
   // Throws ModelError naming `source`, the key and what was expected.
   static Manifest parse(const std::string& json, const std::string& source);

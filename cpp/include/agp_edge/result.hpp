@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "agp_edge/frame.hpp"
@@ -31,6 +32,8 @@ struct Result {
   float score = 0;            // raw, never squeezed or clipped; larger is more anomalous
   float threshold = 0;        // the one used
   bool is_anomalous = false;  // score > threshold
+  // Set by Detector where there is a calibration tail: CalibrationTail::p_value of the score.
+  std::optional<double> p_value;
   int map_height = 0;
   int map_width = 0;
   std::vector<float> anomaly_map;  // map_height x map_width, row-major; covers the ROI
