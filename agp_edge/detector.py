@@ -139,7 +139,6 @@ class Detector:
         pixels = _as_array(frame)
         native = detector.score(pixels, format)
         scale = None if self._site is None else self._site.mm_per_pixel
-        tail = None if self._site is None else self._site.calibration_tail
         regions = tuple(
             Region(
                 box=region.box,
@@ -157,7 +156,7 @@ class Detector:
             is_anomalous=native.is_anomalous,
             threshold=native.threshold,
             mask_threshold=detector.mask_threshold,
-            p_value=None if tail is None else tail.p_value(native.score),
+            p_value=native.p_value,
             anomaly_map=native.anomaly_map,
             mask=None if native.mask is None else native.mask.view(np.bool_),
             regions=regions,
@@ -238,6 +237,7 @@ def _settings(
     """The native detector's options: what the caller gave, else what the site file says."""
     if site is None:
         return {"threshold": threshold, "roi": roi, "min_area": min_area or 0}
+    tail = site.calibration_tail
     mask_threshold = None
     if threshold is None:  # a given one counts for the mask as well
         threshold = site.threshold
@@ -248,6 +248,7 @@ def _settings(
         "roi": roi if roi is not None or not site.rois else site.rois[0],
         "min_area": (site.min_area or 0) if min_area is None else min_area,
         "ignored": site.dont_care,
+        "calibration_tail": None if tail is None or roi is not None else (tail.n, tail.scores),
     }
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "MANIFEST_KEY",
     "MANIFEST_LIMIT",
     "MANIFEST_VERSION",
+    "CalibrationTail",
     "InputSpec",
     "Manifest",
     "OutputSpec",
@@ -30,7 +31,7 @@ __all__ = [
     "read_manifest",
 ]
 
-MANIFEST_VERSION = "1.0"
+MANIFEST_VERSION = "1.1"
 MANIFEST_KEY = "agp_edge.manifest"
 # TensorRT keeps at most 4,096 bytes of a network's name and drops a longer one silently.
 MANIFEST_LIMIT = 4095
@@ -71,15 +72,59 @@ class PostprocessSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrationTail:
+    """The largest scores of held-out good parts: what p-values are read from."""
+
+    n: int
+    """How many good parts were scored in all."""
+
+    scores: tuple[float, ...]
+    """The largest of their scores (each part's largest), rising."""
+
+    def p_value(self, score: float) -> float:
+        """Conformal p-value: (1 + good parts with at least this score) / (n + 1), in (0, 1].
+
+        Under exchangeability a good part gets a value of alpha or less with a probability of at
+        most alpha (Vovk et al. 2005). Below the tail nothing is known: there it is 1. Scores are
+        compared as float32; it is the function that gives `Result.p_value`.
+        """
+        from agp_edge import _core  # noqa: PLC0415  (the extension stays out of this import)
+
+        return _core.p_value(self.n, self.scores, score)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ThresholdSpec:
-    """The default decision threshold and what it promises."""
+    """The default decision threshold, how it was found, and what it promises.
+
+    What follows `mask_value` came with version 1.1 and is left out of the document where it is
+    None.
+    """
 
     value: float
-    method: str
-    false_reject: float
+    method: str  # "conformal", "f1", "recall" or "copies"
+    false_reject: float  # promised on average; 1.0: nothing is
     n: int
     unit: str  # "images" or "parts"
     mask_value: float | None = None  # None: `value`
+    target: float | None = None  # false-reject rate that was asked for
+    confidence: float | None = None  # that this very threshold keeps `target`
+    recall: float | None = None  # share of defective ones found, as promised
+    mask_target: float | None = None  # rate of good ones with any region, where it is another
+    images: int | None = None  # photos that were scored; n counts what is independent
+    images_sha256: str | None = None  # "sha256:<hex>" over the photos' own hashes, sorted
+    scored_by: str | None = None  # "sha256:<hex>" of model and settings that gave the scores
+    created: str | None = None  # ISO 8601, UTC
+    tail: CalibrationTail | None = None  # p-values
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object in the document."""
+        optional = list(asdict(self))[6:]
+        return {k: v for k, v in asdict(self).items() if k not in optional or v is not None}
+
+    def record(self) -> dict[str, Any]:
+        """How it was found, without the numbers that a site file keeps under keys of their own."""
+        return {k: v for k, v in self.to_dict().items() if k not in ("value", "mask_value", "tail")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +165,8 @@ class Manifest:
     def to_json(self) -> str:
         """Compact JSON, the version first: that prefix is how the document is found in a plan."""
         document = {"agp_edge_manifest": MANIFEST_VERSION, **asdict(self)}
+        if self.threshold is not None:
+            document["threshold"] = self.threshold.to_dict()
         return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 

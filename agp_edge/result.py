@@ -78,7 +78,7 @@ class Result:
     p_value: float | None
     """Share of good parts that score at least as high, (0, 1]; None without a calibration tail.
 
-    See `agp_edge.site.CalibrationTail.p_value`.
+    See `agp_edge.manifest.CalibrationTail.p_value`.
     """
 
     anomaly_map: NDArray[np.float32] | None

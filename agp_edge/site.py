@@ -6,7 +6,6 @@ model's SHA-256, so that a model that was changed or swapped is refused before a
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import json
 import math
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from agp_edge.errors import ModelError
 from agp_edge.files import write_aside
+from agp_edge.manifest import CalibrationTail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,34 +35,29 @@ __all__ = [
     "write_site",
 ]
 
-SITE_VERSION = "1.0"
+SITE_VERSION = "1.1"
 # A tail of a million scores takes 20 MB; more is not a site file.
 SIZE_LIMIT = 64 << 20
 
+# Of "threshold_record": the types of each key, and whether it may be missing.
+_NUMBER = (int, float)
+_RECORD: dict[str, tuple[tuple[type, ...], bool]] = {
+    "method": ((str,), False),
+    "false_reject": (_NUMBER, False),
+    "n": (_NUMBER, False),
+    "unit": ((str,), False),
+    "target": (_NUMBER, True),
+    "confidence": (_NUMBER, True),
+    "recall": (_NUMBER, True),
+    "mask_target": (_NUMBER, True),
+    "images": (_NUMBER, True),
+    "images_sha256": ((str,), True),
+    "scored_by": ((str,), True),
+    "created": ((str,), True),
+}
+
 Roi = tuple[int, int, int, int]
 Polygon = tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationTail:
-    """The largest scores of held-out good parts: what p-values are read from."""
-
-    n: int
-    """How many good parts were scored in all."""
-
-    scores: tuple[float, ...]
-    """The largest of their scores (each part's largest), rising."""
-
-    def p_value(self, score: float) -> float:
-        """Conformal p-value: (1 + good parts with at least this score) / (n + 1), in (0, 1].
-
-        Under exchangeability a good part gets a value of alpha or less with a probability of at
-        most alpha (Vovk et al. 2005). Below the tail nothing is known: there it is 1.
-        """
-        if self.scores and score < self.scores[0] and len(self.scores) < self.n:
-            return 1.0
-        above = len(self.scores) - bisect.bisect_left(self.scores, score)
-        return (1 + above) / (self.n + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +70,9 @@ class Site:
     threshold: float | None = None
     mask_threshold: float | None = None
     """None: `threshold`, where that is set."""
+
+    threshold_record: dict[str, Any] | None = None
+    """How the threshold was found: the manifest's `threshold` without its numbers."""
 
     calibration_tail: CalibrationTail | None = None
     rois: tuple[Roi, ...] = ()
@@ -93,11 +91,15 @@ class Site:
     """Ed25519 over `signed_bytes`, base64."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The document, version first, without the keys that are not set."""
+        """The document, version first, without the keys that are not set.
+
+        The version is the oldest that knows these keys: what is older refuses the file.
+        """
         values = {
             key: value for key, value in asdict(self).items() if value is not None and value != ()
         }
-        return {"agp_edge_site": SITE_VERSION, **values}
+        version = "1.0" if self.threshold_record is None else SITE_VERSION
+        return {"agp_edge_site": version, **values}
 
     def signed_bytes(self) -> bytes:
         """What a signature covers: the document without it, keys sorted, no white space, ASCII."""
@@ -210,6 +212,7 @@ def parse_site(text: str, source: str, *, default_sha256: str | None = None) -> 
         "model_sha256": reader.sha256,
         "threshold": reader.number,
         "mask_threshold": reader.number,
+        "threshold_record": reader.record,
         "calibration_tail": reader.tail,
         "rois": reader.rois,
         "dont_care": reader.polygons,
@@ -343,6 +346,21 @@ class _Reader:
                 raise self.wrong(key, outline, "three or more corners in a polygon")
             polygons.append(tuple(corners))
         return tuple(polygons)
+
+    def record(self, key: str, value: object) -> dict[str, Any]:
+        expected = "an object that `agp-edge threshold` wrote"
+        if not isinstance(value, dict):
+            raise self.wrong(key, value, expected)
+        for name, (kinds, optional) in _RECORD.items():
+            inner = value.get(name)
+            if inner is None and optional:
+                continue
+            if isinstance(inner, bool) or not isinstance(inner, kinds):
+                raise self.wrong(f"{key}.{name}", inner, "a number" if float in kinds else "text")
+        unknown = sorted(set(value) - set(_RECORD))
+        if unknown:
+            raise self.wrong(key, unknown, f"only the keys {', '.join(_RECORD)}")
+        return value
 
     def tail(self, key: str, value: object) -> CalibrationTail:
         expected = '{"n": good parts in all, "scores": [the largest of their scores]}'

@@ -8,6 +8,7 @@ import pytest
 from agp_edge import Detector, ModelError, read_manifest
 from agp_edge.cli import main
 from agp_edge.manifest import (
+    CalibrationTail,
     InputSpec,
     Manifest,
     OutputSpec,
@@ -29,10 +30,11 @@ def test_golden_manifests_load(golden, write_model, tmp_path):
 
 def test_there_is_a_golden_manifest_of_each_version():
     assert (GOLDEN / "manifest-1.0.json").exists()
+    assert (GOLDEN / "manifest-1.1.json").exists()
 
 
-def test_version_1_0_is_still_written_the_same_way():
-    manifest = Manifest(
+def bottle(**more):
+    return Manifest(
         name="bottle",
         backbone="tf_efficientnet_lite0",
         input=InputSpec(
@@ -44,7 +46,7 @@ def test_version_1_0_is_still_written_the_same_way():
         classes=("Flasche 0,5 l", "瓶"),
         threshold=ThresholdSpec(
             value=0.0731, method="conformal", false_reject=0.02, n=118, unit="parts",
-            mask_value=0.0688,
+            mask_value=0.0688, **more,
         ),
         precision=PrecisionSpec(asked="fp16", built=None),
         opset=18,
@@ -53,7 +55,20 @@ def test_version_1_0_is_still_written_the_same_way():
         created="2026-11-24T06:00:00+00:00",
         self_test=SelfTest(seed=1, score=0.05125),
     )  # fmt: skip
+
+
+def test_without_what_1_1_brought_it_is_still_written_as_1_0():
     golden = (GOLDEN / "manifest-1.0.json").read_text(encoding="utf-8").strip()
+    assert bottle().to_json() == golden.replace('manifest":"1.0"', 'manifest":"1.1"')
+
+
+def test_version_1_1_is_still_written_the_same_way():
+    manifest = bottle(
+        target=0.02, confidence=0.9, mask_target=0.01, images=354,
+        images_sha256="sha256:" + "3c" * 32, scored_by="sha256:" + "5e" * 32,
+        created="2026-11-24T07:00:00+00:00", tail=CalibrationTail(n=118, scores=(0.0702, 0.0731)),
+    )  # fmt: skip
+    golden = (GOLDEN / "manifest-1.1.json").read_text(encoding="utf-8").strip()
     assert manifest.to_json() == golden
 
 

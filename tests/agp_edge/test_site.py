@@ -187,7 +187,9 @@ WRONG = [
     ({"calibration_tail": {"n": 5, "scores": []}}, "0 scores in 'calibration_tail'"),
     ({"model_sha256": "abc"}, "'model_sha256': expected 64 hex digits"),
     ({"signature": 5}, "'signature': expected a string"),
-    ({"agp_edge_site": "1.1"}, r"is of version 1\.1, this agp-edge reads up to 1\.0"),
+    ({"agp_edge_site": "1.2"}, r"is of version 1\.2, this agp-edge reads up to 1\.1"),
+    ({"threshold_record": 1}, "'threshold_record': expected an object"),
+    ({"threshold_record": {"method": "x"}}, "'threshold_record.false_reject': expected a number"),
     ({"agp_edge_site": "2.0"}, r"is of version 2\.0"),
     ({"agp_edge_site": 1}, "has no version"),
 ]

@@ -1,6 +1,7 @@
 """The threshold's rank, its promise, and that it keeps it."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -43,9 +44,9 @@ def test_promise_is_the_rate_asked_for_or_what_n_can_bear(scores, rate):
     threshold = without_parts(scores, rate)
     n = len(scores)
     assert threshold.value in scores
-    assert threshold.false_reject <= max(rate, 1 / (n + 1)) + 1e-9
+    assert threshold.false_reject <= max(rate, 1 / (n + 1)) + 1e-12
     # no smaller threshold of the list would do
-    rank = math.ceil((n + 1) * (1 - rate) - 1e-9)
+    rank = math.ceil((n + 1) * (1 - Fraction(repr(rate))))
     assert threshold.value == sorted(scores)[min(max(rank, 1), n) - 1]
 
 
