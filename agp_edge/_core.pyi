@@ -19,6 +19,13 @@ def read_manifest_json(path: str) -> str:
         ModelError: missing, unreadable, truncated, not a model of ours.
     """
 
+def manifest_extent(path: str) -> tuple[int, int]:
+    """The bytes of an ONNX file that are its manifest's metadata entry; (0, 0) for a plan.
+
+    Raises:
+        ModelError: as `read_manifest_json`.
+    """
+
 def check_manifest_json(text: str, source: str) -> None:
     """Checks every key of a manifest document; `source` names it in messages.
 

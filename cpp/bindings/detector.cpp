@@ -54,6 +54,8 @@ NativeResult score(Detector& self, const py::object& image,
 void register_detector(py::module_& module) {
   module.def("read_manifest_json", &read_manifest_json, py::arg("path"),
              py::call_guard<py::gil_scoped_release>());
+  module.def("manifest_extent", &manifest_extent, py::arg("path"),
+             py::call_guard<py::gil_scoped_release>());
   module.def(
       "check_manifest_json",
       [](const std::string& text, const std::string& source) { Manifest::parse(text, source); },

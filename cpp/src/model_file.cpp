@@ -140,7 +140,7 @@ ModelFile read_model_file(const std::string& path) {
     OnnxMetadata metadata = read_onnx_metadata(file, size, kManifestKey, kOnnxLimit, path);
     switch (metadata.walk) {
       case OnnxWalk::kFound:
-        return {ModelKind::kOnnx, std::move(metadata.value)};
+        return {ModelKind::kOnnx, std::move(metadata.value), metadata.begin, metadata.end};
       case OnnxWalk::kNoKey:
         throw ModelError("'" + path + "' is an ONNX file without an agp_edge manifest (key '" +
                          kManifestKey +
@@ -177,6 +177,11 @@ ModelFile read_model_file(const std::string& path) {
 
 std::string read_manifest_json(const std::string& path) {
   return read_model_file(path).manifest_json;
+}
+
+std::pair<std::uint64_t, std::uint64_t> manifest_extent(const std::string& path) {
+  const ModelFile file = read_model_file(path);
+  return {file.begin, file.end};
 }
 
 }  // namespace agp_edge

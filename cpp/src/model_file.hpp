@@ -11,6 +11,8 @@ enum class ModelKind : std::uint8_t { kOnnx, kPlan };
 struct ModelFile {
   ModelKind kind;
   std::string manifest_json;  // unparsed
+  std::uint64_t begin = 0;    // bytes of the ONNX file that hold it; 0 to 0 in a plan
+  std::uint64_t end = 0;
 };
 
 // Told apart by content. Throws ModelError: missing, unreadable, truncated, not a model of ours.

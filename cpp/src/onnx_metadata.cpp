@@ -173,6 +173,8 @@ bool may_start_onnx(unsigned char first) noexcept {
 OnnxMetadata read_onnx_metadata(std::istream& file, std::uint64_t size, const std::string& key,
                                 std::uint64_t value_limit, const std::string& path) {
   std::optional<std::string> found;
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
   bool has_graph = false;
   try {
     FieldReader reader(file, 0, size);
@@ -191,7 +193,11 @@ OnnxMetadata read_onnx_metadata(std::istream& file, std::uint64_t size, const st
           throw ModelError("'" + path + "' holds two manifests (metadata_props '" + key +
                            "'), one is expected: export the model again");
         }
-        if (value) found = std::move(value);
+        if (value) {
+          found = std::move(value);
+          begin = start;
+          end = field.end;
+        }
         file.clear();
         file.seekg(static_cast<std::streamoff>(field.end));
       }
@@ -202,7 +208,7 @@ OnnxMetadata read_onnx_metadata(std::istream& file, std::uint64_t size, const st
   }
   if (!has_graph) return {OnnxWalk::kNoGraph, "", ""};
   if (!found) return {OnnxWalk::kNoKey, "", ""};
-  return {OnnxWalk::kFound, std::move(*found), ""};
+  return {OnnxWalk::kFound, std::move(*found), "", begin, end};
 }
 
 }  // namespace agp_edge

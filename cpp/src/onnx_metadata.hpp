@@ -24,6 +24,8 @@ struct OnnxMetadata {
   OnnxWalk walk;
   std::string value;
   std::string problem;  // kMalformed: which, and at which byte
+  std::uint64_t begin = 0;  // of the whole entry in the file, kFound only
+  std::uint64_t end = 0;
 };
 
 // `size`: bytes in `file`. Contents other than the wanted entry are skipped, not read.

@@ -51,6 +51,13 @@ TEST(onnx_with_other_metadata_and_fields_in_any_order) {
                            models::average_onnx() + models::bytes(6, "doc") +
                            models::number(99, 7) + models::metadata("agp_edge.manifesto", "y"));
   CHECK(read_manifest_json(file.path()) == document());
+  // the entry alone, key and length included
+  const auto [begin, end] = agp_edge::manifest_extent(file.path());
+  CHECK(begin == models::metadata("author", "x").size());
+  CHECK(end - begin == models::metadata(agp_edge::kManifestKey, document()).size());
+  const TemporaryFile other(plan(document()));
+  CHECK(agp_edge::manifest_extent(other.path()) ==
+        std::make_pair(std::uint64_t{0}, std::uint64_t{0}));
 }
 
 TEST(onnx_of_others) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "agp_edge/calibration.hpp"
 #include "agp_edge/postprocess.hpp"
@@ -41,5 +42,10 @@ inline constexpr const char* kManifestKey = "agp_edge.manifest";
 // The document of an .onnx file or a plan, unparsed, found without loading the model. Told apart by
 // content, not by name. Throws ModelError: missing, unreadable, truncated, not a model of ours.
 std::string read_manifest_json(const std::string& path);
+
+// Where the document stands in an .onnx file: first byte of its metadata entry and the one after
+// it. Another entry in its place leaves graph and weights as they are. Both 0 for a plan.
+// Throws as read_manifest_json.
+std::pair<std::uint64_t, std::uint64_t> manifest_extent(const std::string& path);
 
 }  // namespace agp_edge
