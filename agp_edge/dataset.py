@@ -37,6 +37,7 @@ __all__ = [
     "open_products",
     "part_of",
     "read_mask",
+    "samples_with_parts",
     "split_by_part",
 ]
 
@@ -138,6 +139,20 @@ def open_products(folders: Sequence[str | os.PathLike[str]]) -> Dataset:
         any(dataset.has_parts for dataset in datasets),
         tuple(names),
     )
+
+
+def samples_with_parts(samples: Iterable[Sample], root: Path) -> list[Sample]:
+    """The samples with the parts that `root`/parts.csv names; as they are where there is none.
+
+    Args:
+        samples: their paths start with `root`.
+        root: the folder of parts.csv.
+
+    Raises:
+        DataError: parts.csv is unreadable, or does not list one of them.
+    """
+    parts = _read_parts(root)
+    return [_with_part(sample, parts, root) for sample in samples]
 
 
 def read_mask(
