@@ -29,6 +29,7 @@ __all__ = [
     "f1_max",
     "image_auroc",
     "image_auroc_interval",
+    "part_strata",
     "pixel_auroc",
     "rate_interval",
 ]
@@ -114,7 +115,7 @@ def image_auroc_interval(
         raise ValueError(f"resamples {resamples} must be positive, level {level} in (0, 1)")
     names = np.arange(len(labels)) if parts is None else np.asarray(parts)
     clusters, index = np.unique(names, return_inverse=True)
-    strata = _strata(labels, index, len(clusters))
+    strata = part_strata(labels, index, len(clusters))
 
     good = np.flatnonzero(~labels)
     good = good[np.argsort(values[good], kind="stable")]
@@ -317,10 +318,19 @@ def _checked(
     return labels, values
 
 
-def _strata(
+def part_strata(
     labels: NDArray[np.bool_], index: NDArray[np.intp], clusters: int
 ) -> list[NDArray[np.intp]]:
-    """Parts with only good, only defective, and both kinds of photos."""
+    """Parts with only good, only defective, and both kinds of photos: a bootstrap's strata.
+
+    Args:
+        labels: bool (n,), True for a defective photo.
+        index: (n,), the part that each photo shows, 0 to clusters - 1.
+        clusters: number of parts.
+
+    Returns:
+        Indices of parts, one array for each stratum that is not empty.
+    """
     bad = np.bincount(index, weights=labels, minlength=clusters)
     every = np.bincount(index, minlength=clusters)
     kinds = (bad == 0, bad == every, (bad > 0) & (bad < every))
