@@ -23,6 +23,7 @@ __all__ = ["COMMANDS", "main"]
 
 # In the order of a model's life; each is a module agp_edge/cli/<name>.py.
 COMMANDS = (
+    "data",
     "train",
     "export",
     "build",
