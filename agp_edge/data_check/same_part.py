@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agp_edge.data_check.pattern import SIDE, without_shared
+from agp_edge.data_check.pattern import SHIFT, SIDE, aligned, without_shared
 from agp_edge.dependencies import require
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Pair", "SameParts", "correlation", "find_same_parts"]
 
-# Pixels of 64 by which a part may lie elsewhere in its other photo: 9 % of the side.
-_SHIFT = 6
 # Chosen on solar cells (benchmarks/data_check.py): of the monocrystalline pairs above it, one in a
 # hundred lies more than 100 cells apart in the numbering, where look-alikes no longer come from one
 # crystal or one printing pass; at 0.3 it is one in fifty.
@@ -33,9 +31,13 @@ _LEAST = 0.35
 # Above it half of the variance is common. Where most pairs are related (few parts, many photos),
 # random pairs do not show what chance gives.
 _MOST = 0.7
+# Of fewer photos what they share cannot be told from what they show.
+_ENOUGH = 50
+# A form of the patterns whose limit is that high says nothing: noise alone costs two photos more.
+_HOPELESS = 0.95
 _FALSE_PAIRS = 0.05  # expected by chance in the whole set
 _NEIGHBOURS = 12  # of each photo that are compared in full
-_RANDOM_PAIRS = 3000
+_RANDOM_PAIRS = 1000
 _BLOCK = 1024
 
 
@@ -64,7 +66,7 @@ def correlation(first: NDArray[np.int8], second: NDArray[np.int8]) -> float:
     The middle of `first` is looked for in `second`, up to 6 pixels aside.
     """
     cv2 = require("cv2")
-    middle = first[_SHIFT:-_SHIFT, _SHIFT:-_SHIFT].astype(np.float32)
+    middle = first[SHIFT:-SHIFT, SHIFT:-SHIFT].astype(np.float32)
     if not middle.any() or not second.any():
         return 0.0
     found = cv2.matchTemplate(second.astype(np.float32), middle, cv2.TM_CCOEFF_NORMED)
@@ -90,17 +92,21 @@ def find_same_parts(
     count = len(patterns)
     if count < 2:
         return SameParts((), np.arange(count), 1.0, 0.0)
-    patterns = without_shared(patterns, seed=seed)
-    limit, chance = _limit(patterns, seed)
-    pairs = []
-    for first, second in sorted(_candidates(patterns, progress)):
-        value = max(
-            correlation(patterns[first], patterns[second]),
-            correlation(patterns[second], patterns[first]),
-        )
-        if value >= limit:
-            pairs.append(Pair(first, second, value))
-    pairs.sort(key=lambda pair: -pair.correlation)
+    limit, chance = 1.0, 0.0
+    strongest: dict[tuple[int, int], float] = {}
+    forms: list[Callable[[], NDArray[np.int8]]] = [lambda: patterns]
+    if count >= _ENOUGH:
+        forms.append(lambda: without_shared(patterns, seed=seed))
+        forms.append(lambda: without_shared(aligned(patterns, seed=seed), seed=seed))
+    for form in forms:
+        compared = form()
+        limit, chance = _limit(compared, seed, shared=compared is patterns)
+        if limit < _HOPELESS:
+            found = _pairs_of(compared, limit, progress)
+            for pair, value in found.items():
+                strongest[pair] = max(value, strongest.get(pair, -1.0))
+    pairs = [Pair(first, second, value) for (first, second), value in strongest.items()]
+    pairs.sort(key=lambda pair: (-pair.correlation, pair.first, pair.second))
     graph = require("scipy.sparse").coo_matrix(
         (np.ones(len(pairs)), ([p.first for p in pairs], [p.second for p in pairs])),
         shape=(count, count),
@@ -109,11 +115,28 @@ def find_same_parts(
     return SameParts(tuple(pairs), np.asarray(groups, np.int64), limit, chance)
 
 
-def _limit(patterns: NDArray[np.int8], seed: int) -> tuple[float, float]:
+def _pairs_of(
+    patterns: NDArray[np.int8], limit: float, progress: Callable[[range], range]
+) -> dict[tuple[int, int], float]:
+    """The pairs of one form of the patterns, with their correlation."""
+    found = {}
+    for first, second in sorted(_candidates(patterns, progress)):
+        value = max(
+            correlation(patterns[first], patterns[second]),
+            correlation(patterns[second], patterns[first]),
+        )
+        if value >= limit:
+            found[first, second] = value
+    return found
+
+
+def _limit(patterns: NDArray[np.int8], seed: int, *, shared: bool) -> tuple[float, float]:
     """Where chance gives 0.05 pairs among all; and the median of chance itself.
 
     Random pairs are nearly all unrelated; median and upper quartile are blind to the few that are
-    not. Fisher's transformation makes correlations nearly normal.
+    not. Fisher's transformation makes correlations of many small causes nearly normal. What all
+    photos share is one large cause: with it in the patterns the best shift's correlation is taken
+    to be Gumbel distributed, as the largest of many.
     """
     count = len(patterns)
     random = np.random.default_rng(seed)
@@ -127,11 +150,13 @@ def _limit(patterns: NDArray[np.int8], seed: int) -> tuple[float, float]:
             for i, j in zip(firsts, seconds, strict=True)
         ]
     )
-    z = np.arctanh(np.clip(found, -0.999, 0.999))
-    middle, upper = np.quantile(z, (0.5, 0.75))
-    normal = require("scipy.stats").norm
-    deviations = float(normal.isf(_FALSE_PAIRS / total)) / float(normal.isf(0.25))
-    limit = np.tanh(middle + deviations * (upper - middle))
+    middle, upper = np.quantile(np.arctanh(np.clip(found, -0.999, 0.999)), (0.5, 0.75))
+    law = require("scipy.stats").gumbel_r if shared else require("scipy.stats").norm
+    tail = float(law.isf(_FALSE_PAIRS / total)) - float(law.ppf(0.5))
+    steps = tail / (float(law.ppf(0.75)) - float(law.ppf(0.5)))
+    limit = float(np.tanh(middle + steps * (upper - middle)))
+    if shared:
+        return max(limit, _LEAST), float(np.tanh(middle))
     return float(np.clip(limit, _LEAST, _MOST)), float(np.tanh(middle))
 
 
