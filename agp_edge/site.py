@@ -390,7 +390,9 @@ def overrides(manifest: Mapping[str, Any], site: Site) -> list[tuple[str, str, s
         rows.append(("region of interest", _text(list(site.rois[0])), _text(roi)))
     if site.calibration_tail is not None:
         tail = site.calibration_tail
-        rows.append(("p-values", f"from {len(tail.scores)} of {tail.n} good parts", "none"))
+        own = threshold.get("tail")
+        before = "none" if own is None else f"from {len(own['scores'])} of {own['n']}"
+        rows.append(("p-values", f"from {len(tail.scores)} of {tail.n} good parts", before))
     if site.dont_care:
         rows.append(("don't-care areas", str(len(site.dont_care)), "none"))
     if site.min_area is not None:

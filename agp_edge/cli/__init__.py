@@ -27,6 +27,7 @@ COMMANDS = (
     "train",
     "export",
     "build",
+    "threshold",
     "sign",
     "score",
     "eval",

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from agp_edge.metrics import rate_interval
+from agp_edge.threshold_text import promise_text
 
 if TYPE_CHECKING:
     from agp_edge.evaluate import Evaluation, Metrics
@@ -118,16 +121,14 @@ def _verdict_lines(evaluation: Evaluation) -> list[str]:
     defective = evaluation.count(defective=True)
     rejected_parts, parts = evaluation.good_parts()
     low, high = rate_interval(rejected_parts, parts)
-    promised = (
-        "no rate was promised: too few good images"
-        if promise["false_reject"] >= 1.0
-        else f"promised {promise['false_reject']:.1%} of {promise['unit']} on average, from "
-        f"{promise['n']} held-out ones"
-    )
+    # the detector keeps it as float32
+    is_the_models = np.float32(promise["value"]) == np.float32(evaluation.threshold)
+    promised = promise_text(promise) if is_the_models else "the site file's, see `agp-edge info`"
     by_part = f"{rejected_parts} of {parts} good parts, " if evaluation.has_parts else ""
     return [
-        f"at the model's threshold {evaluation.threshold:.6g}:",
+        f"at the threshold {evaluation.threshold:.6g}:",
         f"  {found} of {defective} defective found ({found / defective:.1%})",
         f"  {rejected} of {good} good rejected ({by_part}{rejected_parts / parts:.1%}, 95 %"
-        f" interval {low:.1%} to {high:.1%}); {promised}",
+        f" interval {low:.1%} to {high:.1%})",
+        f"  promised: {promised}",
     ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from agp_edge.manifest import read_manifest
 from agp_edge.site import overrides, read_site, site_path
+from agp_edge.threshold_text import promise_text
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -34,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
         elif isinstance(value, dict):
             print(key)
             for inner, text in value.items():
-                print(f"  {inner:<14}{_text(text)}")
+                print(f"  {inner:<14}{_tail(text) if inner == 'tail' else _text(text)}")
+            if key == "threshold":
+                print(f"  {'promise':<14}{promise_text(value)}")
         else:
             print(f"{key:<16}{_text(value)}")
     if site is not None:
@@ -43,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {'model_sha256':<20}{site.model_sha256}, fits the file")
         for name, value, replaced in overrides(manifest, site):
             print(f"  {name:<20}{value} (the model says {replaced})")
+        if site.threshold is not None:
+            print(f"  {'promise':<20}{promise_text(site.threshold_record)}")
     return 0
 
 
@@ -50,6 +55,14 @@ def _precision(precision: dict[str, Any]) -> str:
     if precision.get("built") is None:
         return f"{precision['asked']} asked (no GPU has read back what was built)"
     return f"{precision['built']} built, {precision['asked']} asked"
+
+
+def _tail(tail: dict[str, Any]) -> str:
+    scores = tail["scores"]
+    return (
+        f"{len(scores)} of {tail['n']} good parts, {min(scores):.6g} to {max(scores):.6g}; "
+        "p-values come from it"
+    )
 
 
 def _text(value: object) -> str:

@@ -290,7 +290,7 @@ def test_command_prints_a_table_and_writes_exactly_the_agreed_keys(
     low, high = overall.image_auroc_interval
     assert f"{overall.image_auroc:.4f} ({low:.4f} to {high:.4f})" in out
     assert re.search(rf"^spot +8 +6 .*{evaluation.types['spot'].aupro:.4f}$", out, re.MULTILINE)
-    assert "promised 5.0% of parts on average, from 20 held-out ones" in out
+    assert "promised: rejects at most 5 % of new good parts on average, from 20 held-out" in out
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]  # nothing left aside
 
 
