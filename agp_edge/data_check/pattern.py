@@ -89,7 +89,7 @@ def aligned(patterns: NDArray[np.int8], *, seed: int = 0) -> NDArray[np.int8]:
                 nearest = np.argmin((rows - SHIFT) ** 2 + (columns - SHIFT) ** 2)
                 step = (SHIFT - int(rows[nearest]), SHIFT - int(columns[nearest]))
                 moved[index] = np.roll(pattern, step, (0, 1))
-    return moved
+    return np.asarray(moved, np.int8)
 
 
 def without_shared(patterns: NDArray[np.int8], *, seed: int = 0) -> NDArray[np.int8]:
