@@ -19,6 +19,7 @@ import torch
 from agp_edge.dataset import part_of
 from agp_edge.errors import DataError
 from agp_edge.files import write_aside
+from agp_edge.trainer.features import CachedFeatures
 from agp_edge.trainer.fusion import Whitening
 from agp_edge.trainer.position import PositionScale
 
@@ -42,6 +43,7 @@ __all__ = [
     "drawn",
     "find_suspects",
     "shares_of",
+    "training_shares",
     "write_suspects",
 ]
 
@@ -191,6 +193,48 @@ def write_suspects(folder: Path, suspects: Suspects, root: Path, mode: str) -> N
     write_suspects_page(
         folder / "suspects.html", cards, found=len(found), images=len(names), mode=mode
     )
+
+
+def training_shares(
+    folder: Path | None,
+    model: AgpNet,
+    config: ModelConfig,
+    features: Features,
+    samples: Sequence[Sample],
+    *,
+    root: Path,
+    mode: str | None,
+    seed: int,
+) -> NDArray[np.float64]:
+    """Looks for suspects before a training, and says how often each image is to be shown.
+
+    Args:
+        folder: of the run, where list and page are written; None: another process writes them.
+        model: as `find_suspects` takes it.
+        config: as `find_suspects` takes it.
+        features: of `samples`.
+        samples: images of the training; those held out for the threshold are not among them, since
+            a threshold without its highest scores would promise too much.
+        root: of the data set.
+        mode: one of MODES; None: nothing is looked for. "report" looks only where features are
+            cached and parts suffice: what was not asked for costs no pass of the backbone.
+        seed: of the folds.
+
+    Returns:
+        Shares (n,) in [0, 1].
+
+    Raises:
+        DataError: "exclude" or "weight" was asked for and there are fewer than ten parts.
+    """
+    shares = np.ones(len(samples))
+    few = len({part_of(sample) for sample in samples}) < LEAST_PARTS
+    if mode is None or (mode == "report" and (few or not isinstance(features, CachedFeatures))):
+        return shares
+    suspects = find_suspects(model, config, features, samples, seed=seed)
+    if folder is not None:
+        write_suspects(folder, suspects, root, mode)
+    less = shares_of(suspects, mode)
+    return np.array([less.get(sample.path, 1.0) for sample in samples])
 
 
 def _folds(parts: list[str], seed: int) -> NDArray[np.intp]:

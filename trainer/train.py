@@ -51,6 +51,7 @@ from agp_edge.trainer.perturbation import (
 )
 from agp_edge.trainer.schedule import epoch_seed, learning_rate
 from agp_edge.trainer.state import Identity, read_state, restore, write_state
+from agp_edge.trainer.suspects import drawn, training_shares
 from agp_edge.trainer.weights import Pretrained, pretrained_model
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     *,
     weights: str = "auto",
     resume: bool = False,
+    suspects: str | None = None,
     device: str = "auto",
     processes: int = 1,
     cache_dir: str | Path | None = None,
@@ -106,6 +108,8 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
         config: of the training; None: the defaults.
         weights: of the backbone, as `pretrained_model` takes it.
         resume: go on after the last finished epoch of `output`, or start where there is none yet.
+        suspects: look for defects among the good images: "report", "exclude" or "weight", see
+            suspects.py; None: no. The same must be given to a run that is resumed.
         device: "cpu", "cuda", or "auto": a GPU where torch sees one.
         processes: on this machine, one per GPU.
         cache_dir: of the features; None: below the user's cache folder.
@@ -177,6 +181,17 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     stop_features = FeaturesPart(features, len(data.train), len(data.stop))
     # whitening and position scaling are fitted once, on all images that are not the threshold's
     fit_order = epoch_order(samples, config.seed, 0) if data.products else np.arange(len(samples))
+    shares = training_shares(
+        folder if first else None,
+        model,
+        model_config,
+        features,
+        samples,
+        root=data.root,
+        mode=None if config.setup == "few-shot" else suspects,
+        seed=config.seed,
+    )
+    fit_order = drawn(fit_order, shares, [config.seed, 0])
 
     # ---- what the loop changes
     decoder = model.decoder
@@ -213,6 +228,7 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
             torch.manual_seed(seed)
             noise = torch.Generator(on).manual_seed(seed + 1)
             order = epoch_order(data.train, config.seed, epoch)
+            order = drawn(order, shares[: len(data.train)], [config.seed, epoch, 1])
             hardness = rising(epoch, config.epochs)
             decoder.train()
             losses = []

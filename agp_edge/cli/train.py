@@ -100,6 +100,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the decoder's training; bf16 and fp16 are mixed with fp32 (fp32)",
     )
     parser.add_argument(
+        "--suspects",
+        choices=("report", "exclude", "weight"),
+        default="report",
+        help="defects among the good images: list them with pictures (default), leave them out, or "
+        "show them less often",
+    )
+    parser.add_argument(
         "--processes", type=int, default=1, metavar="N", help="on this machine, one per GPU (1)"
     )
     parser.add_argument(
@@ -151,6 +158,7 @@ def run(args: argparse.Namespace) -> int:
         ),
         weights=args.weights or weights,
         resume=args.resume,
+        suspects=args.suspects,
         device=args.device,
         processes=args.processes,
         cache_dir=args.cache,
@@ -165,6 +173,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{result.epochs} epochs, {kept}, {result.seconds:.0f} s")
     if result.added:
         print(f"{result.added} images came into the folder meanwhile; the model does not know them")
+    if (result.folder / "suspects.html").exists():
+        print(f"good images that lie far from the others: {result.folder / 'suspects.html'}")
     print(f"wrote {result.folder}; next: agp-edge export {result.folder} -o model.onnx")
     return 0
 

@@ -117,3 +117,35 @@ def test_too_few_parts(small, planted):
     samples = [Sample(path, GOOD, part="one") for path in sorted(folder.glob("*.png"))]
     with pytest.raises(DataError, match="40 images show 1"):
         find_suspects(model, config, features_of(model, config, samples), samples, seed=0)
+
+
+def test_training_leaves_them_out(planted, tmp_path, small):
+    """The whole way: `exclude` changes the weights, `report` does not, both write the list."""
+    from safetensors.torch import load_file
+
+    from agp_edge.dataset import open_dataset
+    from agp_edge.trainer.train import train
+
+    folder, _ = planted
+    weights = {}
+    for mode in (None, "report", "exclude", "weight"):
+        train(
+            open_dataset(folder),
+            tmp_path / str(mode),
+            small.model_config(),
+            small.train_config(epochs=1),
+            weights="random",
+            suspects=mode,
+            device="cpu",
+            cache_dir=tmp_path / "cache",
+            progress=False,
+        )
+        tensors = load_file(tmp_path / str(mode) / "checkpoint.safetensors")
+        weights[mode] = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+    assert not (tmp_path / "None" / "suspects.json").exists()
+    assert weights[None] == weights["report"]
+    assert weights["report"] != weights["exclude"] != weights["weight"]
+    document = json.loads((tmp_path / "exclude" / "suspects.json").read_text())
+    assert document["mode"] == "exclude"
+    assert document["suspects"]
+    assert {entry["share"] for entry in document["suspects"]} == {0.0}
