@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Pair", "SameParts", "correlation", "find_same_parts"]
 
-# Chosen on solar cells (benchmarks/data_check.py): of the monocrystalline pairs above it, one in a
-# hundred lies more than 100 cells apart in the numbering, where look-alikes no longer come from one
-# crystal or one printing pass; at 0.3 it is one in fifty.
+# Chosen on solar cells (benchmarks/data_check.py): of the monocrystalline pairs above it, 11 of 851
+# lie more than 100 cells apart in the numbering, where look-alikes hardly come from one crystal or
+# one printing pass any more.
 _LEAST = 0.35
 # Above it half of the variance is common. Where most pairs are related (few parts, many photos),
 # random pairs do not show what chance gives.
@@ -79,7 +79,7 @@ def find_same_parts(
     seed: int = 0,
     progress: Callable[[range], range] = lambda blocks: blocks,
 ) -> SameParts:
-    """Finds the pairs; takes n^2 x 2,048 operations and 6 KiB of memory a photo.
+    """Finds the pairs; takes n^2 x 6,144 operations and 14 KiB of memory a photo.
 
     Args:
         patterns: int8 (n, 64, 64) as `pattern_of` gives them, no file twice.
