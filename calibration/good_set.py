@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agp_edge.dataset import GOOD, Sample, samples_with_parts
+from agp_edge.dependencies import require
 from agp_edge.errors import DataError
-from agp_edge.images import IMAGE_SUFFIXES, list_images
+from agp_edge.images import IMAGE_SUFFIXES, list_images, read_image
 
 if TYPE_CHECKING:
     import os
@@ -28,6 +29,7 @@ __all__ = [
     "distinct_photos",
     "good_samples",
     "labelled_samples",
+    "near_duplicates",
     "part_key",
     "set_warnings",
     "suspicious",
@@ -205,6 +207,39 @@ def distinct_photos(images: Sequence[Scored]) -> tuple[list[Scored], list[str]]:
     if not copies:
         return kept, []
     return kept, [f"{len(copies)} files are copies and count once: {_some(copies)}"]
+
+
+def near_duplicates(images: Sequence[Scored], *, progress: bool = False) -> list[str]:
+    """Says where photos that count as parts of their own look like photos of one part.
+
+    Args:
+        images: distinct files; nothing is looked for where parts are named.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        DataError: an image has become unreadable.
+    """
+    if len(images) < 2 or any(image.sample.part is not None for image in images):
+        return []
+    from agp_edge.data_check.pattern import pattern_of  # noqa: PLC0415  (only where it is needed)
+    from agp_edge.data_check.same_part import find_same_parts  # noqa: PLC0415
+
+    bar = require("tqdm").tqdm(images, desc="compare", unit="image", disable=not progress)
+    patterns = np.stack([pattern_of(read_image(image.sample.path)) for image in bar])
+    found = find_same_parts(patterns)
+    groups = int(found.groups.max()) + 1
+    if groups == len(images):
+        return []
+    pairs = [
+        f"'{images[pair.first].sample.path.name}' and '{images[pair.second].sample.path.name}' "
+        f"({pair.correlation:.2f})"
+        for pair in found.pairs
+    ]
+    return [
+        f"the {len(images)} photos look like {groups} parts, and each counted as one: the promise "
+        f"then says too much; name the parts in parts.csv (`agp-edge data` proposes it); most "
+        f"alike: {_some(pairs[:3])}"
+    ]
 
 
 def set_warnings(images: Sequence[Scored]) -> list[str]:

@@ -11,6 +11,7 @@ from agp_edge.calibration.good_set import (
     distinct_photos,
     good_samples,
     labelled_samples,
+    near_duplicates,
     part_key,
     set_warnings,
     trained_on,
@@ -133,7 +134,7 @@ def set_threshold(
     defective = [scored for scored in scoring.images if scored.sample.is_defective]
     if not good:
         raise DataError(f"'{images}' holds no good image; expected some in a folder good")
-    warnings += copies + set_warnings(good)
+    warnings += copies + set_warnings(good) + near_duplicates(good, progress=progress)
     if method == "conformal":
         if false_reject is None:
             raise ValueError("the method conformal needs false_reject")

@@ -31,6 +31,7 @@ COMMANDS = (
     "sign",
     "score",
     "eval",
+    "validate",
     "compare",
     "info",
     "doctor",
