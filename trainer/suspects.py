@@ -284,7 +284,8 @@ def _tokens(features: Features, indices: NDArray[np.intp]) -> Iterator[tuple[sli
 
 
 def _norm(whitening: Whitening, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    return whitening(tokens.float()).square().mean(dim=2).sqrt().reshape(-1, 1, *grid)
+    target: Tensor = whitening(tokens.float())
+    return target.square().mean(dim=2).sqrt().reshape(-1, 1, *grid)
 
 
 def _scores(
