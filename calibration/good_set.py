@@ -206,7 +206,7 @@ def distinct_photos(images: Sequence[Scored]) -> tuple[list[Scored], list[str]]:
             kept.append(image)
     if not copies:
         return kept, []
-    return kept, [f"{len(copies)} files are copies and count once: {_some(copies)}"]
+    return kept, [f"copies of a file count once: {_some(copies)}"]
 
 
 def near_duplicates(images: Sequence[Scored], *, progress: bool = False) -> list[str]:
@@ -257,8 +257,8 @@ def set_warnings(images: Sequence[Scored]) -> list[str]:
         )
     if blank:
         warnings.append(
-            f"{len(blank)} images are blank (black, or one value everywhere) and count as good "
-            f"parts all the same: {_some(blank)}; remove them if the line does not send such frames"
+            "blank images (black, or one value everywhere) count as good parts all the same: "
+            f"{_some(blank)}; remove them if the line does not send such frames"
         )
     sizes = Counter((image.result.width, image.result.height) for image in images)
     if len(sizes) > 1:
@@ -271,9 +271,9 @@ def set_warnings(images: Sequence[Scored]) -> list[str]:
     if found:
         worst = [f"'{image.sample.path.name}' ({image.result.score:.4g})" for image in found]
         warnings.append(
-            f"{len(found)} of the good images score far above the others and may show defects, "
-            f"which would lift the threshold: {_some(worst)}; look at them and remove what is not "
-            "good"
+            f"{len(found)} of {len(images)} good images score far above the others, which lifts "
+            f"the threshold if they show defects: {_some(worst)}; look at them and remove what is "
+            "not good"
         )
     return warnings
 
