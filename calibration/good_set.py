@@ -159,8 +159,13 @@ def trained_on(
         DataError: they are the very images that it was trained on.
     """
     root = Path(folder).absolute()
+    hashes = {
+        sample.path.absolute(): hashlib.sha256(sample.path.read_bytes()).hexdigest()
+        for sample in samples
+        if sample.path.is_file()
+    }
     for base in (root, root.parent.parent):
-        if _data_digest(samples, base) == manifest.get("hashes", {}).get("data"):
+        if _data_digest(hashes, base) == manifest.get("hashes", {}).get("data"):
             raise DataError(
                 f"the model was trained on the images in '{folder}', and scores them lower than "
                 "new ones: give good images that it has not seen, best of another shoot"
@@ -173,15 +178,12 @@ def trained_on(
     return []
 
 
-def _data_digest(samples: Sequence[Sample], base: Path) -> str | None:
-    """What the trainer writes into `hashes.data`: over names and bytes."""
+def _data_digest(hashes: Mapping[Path, str], base: Path) -> str:
+    """What the trainer writes into `hashes.data`: over names from the data set's root and bytes."""
     whole = hashlib.sha256()
-    for sample in sorted(samples, key=lambda sample: sample.path):
-        path = sample.path.absolute()
-        if not path.is_relative_to(base) or not path.is_file():
-            return None
-        name = path.relative_to(base).as_posix()
-        whole.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for path in sorted(hashes):
+        name = path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+        whole.update(f"{name}\0{hashes[path]}\n".encode())
     return f"sha256:{whole.hexdigest()}"
 
 

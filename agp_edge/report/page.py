@@ -17,6 +17,7 @@ from agp_edge.images import read_image
 from agp_edge.report.histogram import score_histogram
 from agp_edge.report.pictures import data_uri
 from agp_edge.report.render import write_page
+from agp_edge.threshold_text import promise_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,6 +123,7 @@ def write_report(
         evaluation=evaluation,
         manifest=evaluation.manifest,
         promise=evaluation.manifest["threshold"],
+        promise_words=promise_text(evaluation.manifest["threshold"]),
         histogram=score_histogram(scores[False], scores[True], evaluation.threshold),
         latency=evaluation.latency(PERCENTILES),
         counts=_counts(evaluation),
