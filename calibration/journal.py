@@ -1,113 +1,84 @@
-"""Scores that survive an interruption: one JSON line per image, keyed by model and image bytes."""
+"""What a long quantisation has found so far, line by line beside its output, so that it resumes.
+
+The first line says what it is about: model, images, method. A journal about something else is
+refused and never mixed in. It is removed when the work is done.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
+
+from agp_edge.errors import DataError
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from collections.abc import Mapping
 
-__all__ = ["ImageScore", "ScoreJournal"]
-
-_VERSION = "1.0"
+__all__ = ["Journal"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageScore:
-    """What the model said of one image."""
+class Journal:
+    """Facts by kind and name; each is on the disk when `put` returns."""
 
-    sha256: str
-    """Of the file's bytes, 64 hex digits."""
-
-    score: float
-    peak: float
-    """The smallest mask threshold at which the image shows no region."""
-
-    width: int
-    height: int
-    is_blank: bool
-    """Every pixel has one value, or none is above 7 of 255: an image of nothing."""
-
-
-class ScoreJournal:
-    """A file of scores, appended to as they come; a context manager.
-
-    Lines that were cut off, by a killed process or a full disk, are left out. A file of another
-    scorer is not read: `stale` says so, and it is begun anew.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], scored_by: str) -> None:
-        """Reads what is there.
+    def __init__(self, path: str | os.PathLike[str], subject: Mapping[str, Any]) -> None:
+        """Opens a journal or begins one.
 
         Args:
-            path: the file; made where it is missing.
-            scored_by: digest of all that decides a score; other scores are of no use.
+            path: the file.
+            subject: what the facts are about; has to equal that of an existing journal.
 
         Raises:
-            OSError: the file or its folder cannot be read or written.
+            DataError: the file is about something else, or is no journal.
         """
-        self.path = Path(path)
-        self.stale = False
-        self._scores: dict[str, ImageScore] = {}
-        lines = self._lines()
-        header = {"agp_edge_scores": _VERSION, "scored_by": scored_by}
-        if lines and lines[0] == header:
-            for line in lines[1:]:
-                with suppress(TypeError):
-                    score = ImageScore(**line)
-                    self._scores[score.sha256] = score
-        else:
-            self.stale = bool(lines)
-            lines = []
-        self._file: TextIO = self.path.open("a" if lines else "w", encoding="utf-8")
-        if lines:
-            self._file.write("\n")  # ends a line that was cut off
-        else:
-            self._write(header)
+        self._path = Path(path)
+        self._facts: dict[tuple[str, str], Any] = {}
+        wanted = json.loads(json.dumps(subject))
+        if self._path.exists():
+            self._read(wanted)
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._append({"agp_edge_quantisation": wanted})
 
-    def __len__(self) -> int:
-        return len(self._scores)
+    def get(self, kind: str, name: str) -> Any | None:
+        """What `put` was given; None where it was given nothing."""
+        return self._facts.get((kind, name))
 
-    def get(self, sha256: str) -> ImageScore | None:
-        """The score of an image, if it is known."""
-        return self._scores.get(sha256)
+    def put(self, kind: str, name: str, value: Any) -> None:
+        """Notes a fact; `value` is what JSON can hold, and not None."""
+        self._facts[kind, name] = value
+        self._append({"kind": kind, "name": name, "value": value})
 
-    def add(self, score: ImageScore) -> None:
-        """Keeps a score; it is in the file when this returns."""
-        self._scores[score.sha256] = score
-        self._write(asdict(score))
+    def remove(self) -> None:
+        """Deletes the file: the work is done."""
+        self._path.unlink(missing_ok=True)
 
-    def __enter__(self) -> ScoreJournal:
-        return self
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, separators=(",", ":")) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._file.close()
-
-    def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-
-    def _lines(self) -> list[dict[str, Any]]:
+    def _read(self, wanted: dict[str, Any]) -> None:
         try:
-            text = self.path.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return []
-        records: list[dict[str, Any]] = []
-        for line in text.splitlines():
-            with suppress(ValueError):
-                record = json.loads(line)
-                if isinstance(record, dict):
-                    records.append(record)
-        if not records and text.strip():
-            records.append({})  # something that is not ours
-        return records
+            lines = self._path.read_text(encoding="utf-8").split("\n")
+            subject = json.loads(lines[0])["agp_edge_quantisation"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"'{self._path}' is no record of an interrupted quantisation: remove it"
+            ) from error
+        if subject != wanted:
+            names = sorted(
+                key for key in {*subject, *wanted} if subject.get(key) != wanted.get(key)
+            )
+            raise DataError(
+                f"'{self._path}' is the record of an interrupted quantisation of something else "
+                f"(other {', '.join(names)}): give what it was begun with, or remove it"
+            )
+        whole = lines[: len(lines) - 1]  # what follows the last line break was cut off
+        if len(whole) < len(lines) - bool(not lines[-1]):
+            self._path.write_text("\n".join(whole) + "\n", encoding="utf-8")
+        for text in whole[1:]:
+            line = json.loads(text)
+            self._facts[line["kind"], line["name"]] = line["value"]

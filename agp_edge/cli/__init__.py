@@ -26,6 +26,7 @@ COMMANDS = (
     "data",
     "train",
     "export",
+    "quantize",
     "build",
     "threshold",
     "sign",
