@@ -169,7 +169,9 @@ def checkpoint_manifest(info: Checkpoint, model: AgpNet) -> Manifest:
         input=InputSpec(
             name=INPUT_NAME, height=config.height, width=config.width, mean=info.mean, std=info.std
         ),
-        output=OutputSpec(name=OUTPUT_NAME, height=model.grid[0], width=model.grid[1]),
+        output=OutputSpec(
+            name=OUTPUT_NAME, height=model.output_grid[0], width=model.output_grid[1]
+        ),
         postprocess=PostprocessSpec(
             sigma=config.sigma, score=config.score, top_share=config.top_share
         ),
@@ -279,8 +281,8 @@ class _Reference:
             height=config.height, width=config.width, mean=info.mean, std=info.std
         )
         self._postprocessor = _core.Postprocessor(
-            grid_height=model.grid[0],
-            grid_width=model.grid[1],
+            grid_height=model.output_grid[0],
+            grid_width=model.output_grid[1],
             map_height=config.height,
             map_width=config.width,
             sigma=config.sigma,

@@ -1,6 +1,7 @@
 """The network as it is deployed: normalised image (B, 3, H, W) -> distance map (B, 1, gh, gw).
 
-No loss, no optimiser, no file; nothing of the perturbation branch lives here.
+No loss, no optimiser, no file; the only thing of the perturbation branch that lives here is the
+head that learned from it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from agp_edge.trainer.backbone import Backbone
 from agp_edge.trainer.config import ModelConfig
 from agp_edge.trainer.decoder import MlpDecoder, TransformerDecoder
 from agp_edge.trainer.fusion import Fusion, Whitening
+from agp_edge.trainer.head import PerturbationHead
 from agp_edge.trainer.position import PositionScale
 
 __all__ = ["AgpNet"]
@@ -24,11 +26,12 @@ _EPSILON = 1e-8
 
 
 class AgpNet(nn.Module):
-    """Frozen backbone, fusion, whitening, the reconstruction branch and position scaling."""
+    """Frozen backbone, fusion, whitening, reconstruction, position scaling, perturbation head."""
 
     decoder: TransformerDecoder | MlpDecoder
     whitening: Whitening | None
     position: PositionScale | None
+    head: PerturbationHead | None
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         """Builds the trained part round a backbone.
@@ -46,6 +49,7 @@ class AgpNet(nn.Module):
             )
         if config.distance not in ("l2", "cosine"):
             raise ModelError(f"distance is '{config.distance}'; expected l2 or cosine")
+        self.stride = stride  # pixels between tokens
         self.grid = (config.height // stride, config.width // stride)
         self.distance_kind = config.distance
         self.backbone = backbone
@@ -81,10 +85,35 @@ class AgpNet(nn.Module):
         else:
             raise ModelError(f"decoder is '{config.decoder}'; expected transformer or mlp")
         self.position = PositionScale(self.grid) if config.position_scale else None
+        self.head = None
+        self.output_grid = self.grid  # of the distance map
+        if config.head_width:
+            # thin defects are seen on the finest grid that a layer has
+            fine = min(stride, *backbone.strides)
+            self.output_grid = (config.height // fine, config.width // fine)
+            self.head = PerturbationHead(
+                backbone.channels,
+                self.output_grid,
+                config.head_width,
+                position=config.position_scale,
+            )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Distance map (B, 1, grid height, grid width) of images (B, 3, H, W); larger is worse."""
-        distance = self.raw_distance(self.target(image))
+        """Distance map (B, 1, *output_grid) of images (B, 3, H, W); larger is worse."""
+        features = self.backbone(image)
+        distance = self.reconstruction_map(features)
+        if self.head is None:
+            return distance
+        if self.output_grid != self.grid:
+            distance = functional.interpolate(
+                distance, self.output_grid, mode="bilinear", align_corners=False
+            )
+        evidence: Tensor = self.head(features)
+        return distance + evidence
+
+    def reconstruction_map(self, features: list[Tensor]) -> Tensor:
+        """Feature maps of the layers -> position-scaled distance map (B, 1, gh, gw)."""
+        distance = self.raw_distance(self.whitened(self.fusion(features)))
         return distance if self.position is None else self.position(distance)
 
     def raw_distance(self, target: Tensor) -> Tensor:

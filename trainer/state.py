@@ -126,6 +126,7 @@ def read_state(folder: Path) -> State | None:
     tensors, header = read_tensors(path), read_header(path)
     try:
         document = json.loads(header["state"])
+        document["model"].setdefault("head_width", 0)  # older ones had no perturbation head
         identity = Identity(
             model=config_from_dict(ModelConfig, document["model"], f"'{path}'"),
             train=config_from_dict(TrainConfig, document["train"], f"'{path}'"),

@@ -38,6 +38,7 @@ from agp_edge.trainer.features import (
     in_order,
     open_features,
 )
+from agp_edge.trainer.head_training import add_head
 from agp_edge.trainer.log import best_epoch, draw_loss, write_log
 from agp_edge.trainer.loss import reconstruction_loss, two_pass_loss
 from agp_edge.trainer.model import AgpNet
@@ -218,6 +219,7 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     bar = tqdm(
         total=config.epochs, initial=len(history), desc="train", unit="epoch", disable=not progress
     )
+    completed = False
     try:
         for epoch in range(len(history), config.epochs):
             if best is not None and epoch - best["epoch"] > config.patience:
@@ -299,13 +301,26 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
                 write_log(folder, history)
             bar.update()
             bar.set_postfix(loss=f"{entry['loss']:.4f}", held_out=error)
+        completed = True
     finally:  # also after Ctrl-C or a loss that is not finite: the best epoch stays usable
         bar.close()
         if best is not None and first:
             draw_loss(folder, history)
             changed = set(changed_images(data))
             good = [index for index in fit_order if samples[index].path not in changed]
-            _finish(folder, in_order(features, config.batch, np.array(good, np.intp)), on)
+            batches = in_order(features, config.batch, np.array(good, np.intp))
+            _finish(folder, batches, on, awaits_head=completed and model.head is not None)
+    if first and model.head is not None:
+        add_head(
+            folder,
+            data.train,
+            train_features,
+            data.stop,
+            pretrained=pretrained,
+            reader=reader,
+            on=on,
+            progress=progress,
+        )
     fabric.barrier()
     assert best is not None  # for the type checker: there is at least one epoch
     return TrainResult(
@@ -385,8 +400,10 @@ def _held_out_error(model: AgpNet, features: Features, batch: int, fabric: Fabri
 
 
 @torch.no_grad()
-def _finish(folder: Path, batches: Iterable[tuple[Tensor, Tensor]], on: torch.device) -> None:
-    """Fits the best epoch's position scaling; the checkpoint says that it is finished."""
+def _finish(
+    folder: Path, batches: Iterable[tuple[Tensor, Tensor]], on: torch.device, *, awaits_head: bool
+) -> None:
+    """Fits the best epoch's position scaling; the checkpoint is finished unless a head follows."""
     model, checkpoint = load_model(folder)
     if checkpoint.finished:
         return
@@ -395,7 +412,7 @@ def _finish(folder: Path, batches: Iterable[tuple[Tensor, Tensor]], on: torch.de
         model.position.fit(
             model.raw_distance(model.whitened(tokens.to(on))) for tokens, _ in batches
         )
-    write_checkpoint(folder, model, replace(checkpoint, finished=True))
+    write_checkpoint(folder, model, replace(checkpoint, finished=not awaits_head))
 
 
 def _check_unchanged(data: TrainingData, best: dict[str, Any] | None) -> None:

@@ -70,7 +70,9 @@ def family(request, tmp_path_factory):
         name=name,
         backbone=name,
         input=InputSpec(name=INPUT_NAME, height=side, width=side, mean=full.mean, std=full.std),
-        output=OutputSpec(name=OUTPUT_NAME, height=network.grid[0], width=network.grid[1]),
+        output=OutputSpec(
+            name=OUTPUT_NAME, height=network.output_grid[0], width=network.output_grid[1]
+        ),
         opset=OPSET,
     )
     path = tmp_path_factory.mktemp(name) / "model.onnx"

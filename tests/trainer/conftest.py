@@ -64,7 +64,8 @@ def model_config(backbone=CNN, **changes):
 
 
 def train_config(**changes):
-    return TrainConfig(**{"epochs": 3, "batch": 8, "cache_gb": 1.0, **changes})
+    settings = {"epochs": 3, "batch": 8, "cache_gb": 1.0, "head_copies": 16, "head_steps": 4}
+    return TrainConfig(**{**settings, **changes})
 
 
 def run(images, folder, *, model=None, config=None, resume=False):

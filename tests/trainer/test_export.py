@@ -15,6 +15,7 @@ from agp_edge.errors import DataError, ModelError
 from agp_edge.images import read_image
 from agp_edge.manifest import read_manifest
 from agp_edge.trainer import export as export_module
+from agp_edge.trainer.checkpoint import load_model
 from agp_edge.trainer.export import onnx_from_checkpoint
 from agp_edge.trainer.graph import check_graph
 
@@ -102,7 +103,11 @@ def test_graph_is_static_and_clean(exported, small):
         [dim.dim_value for dim in tensor.type.tensor_type.shape.dim] for tensor in (image, distance)
     ]
     assert (image.name, distance.name) == ("image", "distance")
-    assert shapes == [[1, 3, small.SIZE, small.SIZE], [1, 1, small.SIZE // 16, small.SIZE // 16]]
+    network = load_model(folder / "run")[0]
+    # the perturbation head works on the finest layer's grid
+    side = small.SIZE // min(network.stride, *network.backbone.strides)
+    assert network.output_grid == (side, side)
+    assert shapes == [[1, 3, small.SIZE, small.SIZE], [1, 1, side, side]]
     assert {entry.domain for entry in model.opset_import} <= {""}
     text = (folder / "model.onnx").read_bytes()
     for leak in (b"site-packages", b"torch/nn", b"/trainer/", str(folder).encode()):
