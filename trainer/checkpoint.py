@@ -60,6 +60,7 @@ class Checkpoint:
     held_out: tuple[tuple[str, str | None], ...]  # file, part; the threshold's
     held_out_products: tuple[str, ...] = ()  # of each of these; (): there is one product
     products: tuple[str, ...] = ()  # names; (): one
+    size_reason: str = "as given"  # why the input has this size
     epoch: int
     held_out_error: float | None  # on early stop's images
     finished: bool = False  # the training ended, and what is fitted after the loop is there

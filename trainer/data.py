@@ -30,7 +30,9 @@ __all__ = [
     "TrainingData",
     "added_images",
     "changed_images",
+    "check_unchanged",
     "epoch_order",
+    "image_key",
     "read_frame",
     "training_data",
 ]
@@ -141,6 +143,27 @@ def epoch_order(samples: Sequence[Sample], seed: int, epoch: int) -> NDArray[np.
 def changed_images(data: TrainingData) -> list[Path]:
     """The files that are gone or were written to since they were hashed."""
     return [path for path, state in data.states.items() if _state(path) != state]
+
+
+def check_unchanged(data: TrainingData, kept: str) -> None:
+    """Refuses to go on with files that are not those that were hashed.
+
+    Raises:
+        DataError: names the first of them; says what is kept.
+    """
+    changed = changed_images(data)
+    if changed:
+        more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise DataError(
+            f"image '{changed[0]}' was changed or removed while the training ran{more}; train on a "
+            f"folder that nothing writes to; {kept}"
+        )
+
+
+def image_key(data: TrainingData, sample: Sample) -> str:
+    """What tells one image from another: the hash of the file, and how it was changed."""
+    change = f" {sample.change}" if isinstance(sample, ChangedSample) else ""
+    return data.hashes[sample.path] + change
 
 
 def added_images(data: TrainingData) -> list[Path]:

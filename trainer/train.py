@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
 import math
 import time
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +12,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from agp_edge.errors import DataError, ModelError
+from agp_edge.errors import ModelError
 from agp_edge.files import remove_leftovers
-from agp_edge.trainer.augment import ChangedSample
-from agp_edge.trainer.backbone import Backbone, backbone_options
-from agp_edge.trainer.checkpoint import Checkpoint, load_model, write_checkpoint
+from agp_edge.trainer.checkpoint import load_model, write_checkpoint
 from agp_edge.trainer.config import ModelConfig, TrainConfig, check_train_config
 from agp_edge.trainer.data import (
     ImageReader,
-    TrainingData,
     added_images,
     changed_images,
+    check_unchanged,
     epoch_order,
+    image_key,
     training_data,
 )
 from agp_edge.trainer.decoder import TransformerDecoder
@@ -41,7 +37,7 @@ from agp_edge.trainer.features import (
 from agp_edge.trainer.head_training import add_head
 from agp_edge.trainer.log import best_epoch, draw_loss, write_log
 from agp_edge.trainer.loss import reconstruction_loss, two_pass_loss
-from agp_edge.trainer.model import AgpNet
+from agp_edge.trainer.network import new_model, tensor_digest
 from agp_edge.trainer.perturbation import (
     combined_mask,
     momentum_copy,
@@ -50,18 +46,21 @@ from agp_edge.trainer.perturbation import (
     rising,
     update_momentum,
 )
+from agp_edge.trainer.record import new_checkpoint
 from agp_edge.trainer.schedule import epoch_seed, learning_rate
+from agp_edge.trainer.setups import decided_augment, decided_size
 from agp_edge.trainer.state import Identity, read_state, restore, write_state
 from agp_edge.trainer.suspects import drawn, training_shares
-from agp_edge.trainer.weights import Pretrained, pretrained_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from lightning_fabric import Fabric
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from agp_edge.dataset import Dataset, Sample
+    from agp_edge.dataset import Dataset
+    from agp_edge.trainer.model import AgpNet
+    from agp_edge.trainer.setups import SizeBudget
 
 __all__ = ["TrainResult", "train"]
 
@@ -79,12 +78,17 @@ class TrainResult:
     is_first: bool  # whether this is the first of several processes, the one that writes
 
 
+def _nothing(_: str) -> None:
+    pass
+
+
 def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     dataset: Dataset,
     output: str | Path,
     model_config: ModelConfig | None = None,
     config: TrainConfig | None = None,
     *,
+    size: SizeBudget | None = None,
     weights: str = "auto",
     resume: bool = False,
     suspects: str | None = None,
@@ -92,6 +96,7 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     processes: int = 1,
     cache_dir: str | Path | None = None,
     progress: bool = True,
+    say: Callable[[str], None] = _nothing,
 ) -> TrainResult:
     """Trains on the good images of a data set.
 
@@ -107,6 +112,8 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
         output: folder of the run; its name becomes the model's.
         model_config: of the network; None: the defaults.
         config: of the training; None: the defaults.
+        size: choose input size, layers and decoder by the good images, see size.py; None: as in
+            `model_config`.
         weights: of the backbone, as `pretrained_model` takes it.
         resume: go on after the last finished epoch of `output`, or start where there is none yet.
         suspects: look for defects among the good images: "report", "exclude" or "weight", see
@@ -115,6 +122,7 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
         processes: on this machine, one per GPU.
         cache_dir: of the features; None: below the user's cache folder.
         progress: whether to show bars.
+        say: is called with each line about what was chosen.
 
     Raises:
         DataError: no usable images, or they changed during the training or since the run that is
@@ -139,19 +147,34 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
         raise ModelError(
             f"run folder '{folder}' holds a run already; go on with --resume, or give another one"
         )
-    if config.augment == "auto" and state is not None:
-        config = replace(config, augment=state.identity.train.augment)
-    elif config.augment == "auto":
-        config = replace(config, augment="shift")
     if first:
         remove_leftovers(folder)
+    started = None if state is None else state.identity
+    config = decided_augment(
+        dataset, model_config, config, weights=weights, started=started, say=say
+    )
     data = training_data(dataset, config, progress=progress)
-    model, pretrained = _new_model(model_config, weights, config.seed)
+    model_config, choice = fabric.broadcast(
+        decided_size(
+            size,
+            folder,
+            data,
+            model_config,
+            config,
+            weights=weights,
+            started=started,
+            say=say,
+            progress=progress,
+        )
+        if first
+        else None
+    )
+    model, pretrained = new_model(model_config, weights, config.seed)
     identity = Identity(
         model=model_config,
         train=config,
         weights=weights,
-        backbone=_tensor_digest(model.backbone),
+        backbone=tensor_digest(model.backbone),
         data=data.digest,
     )
     if state is not None:
@@ -170,14 +193,14 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
                 "backbone": identity.backbone,
                 "mean": pretrained.mean,
                 "std": pretrained.std,
-                "images": [_image_key(data, sample) for sample in samples],
+                "images": [image_key(data, sample) for sample in samples],
             },
             cache_dir=default_cache_dir() if cache_dir is None else Path(cache_dir),
             cache_gb=config.cache_gb,
             device=on,
             progress=progress,
         )
-    _check_unchanged(data, None)
+    check_unchanged(data, _what_is_kept(None))
     train_features = FeaturesPart(features, 0, len(data.train))
     stop_features = FeaturesPart(features, len(data.train), len(data.stop))
     # whitening and position scaling are fitted once, on all images that are not the threshold's
@@ -280,7 +303,7 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
                     f"the held-out error is {error} after epoch {epoch}: the training diverges at "
                     f"the learning rate {rate:g}; lower it; {_what_is_kept(best)}"
                 )
-            _check_unchanged(data, best)
+            check_unchanged(data, _what_is_kept(best))
             entry = {
                 "epoch": epoch,
                 "loss": float(fabric.all_reduce(torch.tensor(sum(losses) / steps).to(on))),
@@ -294,7 +317,11 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
                 best = entry
                 if first:
                     write_checkpoint(
-                        folder, model, _checkpoint(folder, identity, pretrained, data, entry)
+                        folder,
+                        model,
+                        new_checkpoint(
+                            folder, identity, pretrained, data, entry, size_reason=choice
+                        ),
                     )
             if first:
                 write_state(folder, identity, history, model=model, twin=twin, optimizer=optimizer)
@@ -332,15 +359,6 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
         added=len(added_images(data)),
         is_first=first,
     )
-
-
-def _new_model(config: ModelConfig, weights: str, seed: int) -> tuple[AgpNet, Pretrained]:
-    torch.manual_seed(seed)  # for weights="random"
-    options = backbone_options(config.backbone, config.height, config.width)
-    pretrained = pretrained_model(config.backbone, weights, **options)
-    backbone = Backbone(pretrained.model, config.backbone, config.layers)
-    torch.manual_seed(seed)  # the decoder's start must not depend on how the backbone was made
-    return AgpNet(config, backbone), pretrained
 
 
 def _mask(
@@ -415,21 +433,6 @@ def _finish(
     write_checkpoint(folder, model, replace(checkpoint, finished=not awaits_head))
 
 
-def _check_unchanged(data: TrainingData, best: dict[str, Any] | None) -> None:
-    changed = changed_images(data)
-    if changed:
-        raise DataError(
-            f"image '{changed[0]}' was changed or removed while the training ran"
-            f"{f', and {len(changed) - 1} more' if changed[1:] else ''}; train on a folder that "
-            f"nothing writes to; {_what_is_kept(best)}"
-        )
-
-
-def _image_key(data: TrainingData, sample: Sample) -> str:
-    change = f" {sample.change}" if isinstance(sample, ChangedSample) else ""
-    return data.hashes[sample.path] + change
-
-
 def _cause_of_divergence(clean: Tensor, paths: list[Path], rate: float) -> str:
     finite = torch.isfinite(clean).flatten(1).all(dim=1).tolist()
     bad = [path for path, fine in zip(paths, finite, strict=True) if not fine]
@@ -442,49 +445,3 @@ def _what_is_kept(best: dict[str, Any] | None) -> str:
     if best is None:
         return "no checkpoint was written"
     return f"the checkpoint of epoch {best['epoch']} is kept"
-
-
-def _checkpoint(
-    folder: Path,
-    identity: Identity,
-    pretrained: Pretrained,
-    data: TrainingData,
-    entry: dict[str, Any],
-) -> Checkpoint:
-    held_out = {  # each once, as in _names
-        (sample.path.relative_to(data.root).as_posix(), sample.part): sample.product
-        for sample in data.held_out
-    }
-    return Checkpoint(
-        name=folder.resolve().name,
-        model=identity.model,
-        train=identity.train,
-        weights_source=pretrained.source,
-        mean=pretrained.mean,
-        std=pretrained.std,
-        data_root=str(data.root.resolve()),
-        data_digest=data.digest,
-        products=data.products,
-        train_files=_names(data, data.train),
-        stop_files=_names(data, data.stop),
-        held_out=tuple(held_out),
-        held_out_products=tuple(product for product in held_out.values() if product is not None),
-        epoch=entry["epoch"],
-        held_out_error=entry["held_out_error"],
-        versions={name: metadata.version(name) for name in ("agp-edge", "torch", "timm")},
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    )
-
-
-def _names(data: TrainingData, samples: tuple[Sample, ...]) -> tuple[str, ...]:
-    """Paths from the root, each once: few-shot training has many copies of an image."""
-    names = (sample.path.relative_to(data.root).as_posix() for sample in samples)
-    return tuple(dict.fromkeys(names))
-
-
-def _tensor_digest(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return f"sha256:{digest.hexdigest()}"

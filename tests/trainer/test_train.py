@@ -195,9 +195,9 @@ def test_resume_refuses_another_run(small, images, tmp_path):
 def test_resume_refuses_other_backbone_weights(small, images, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     small.run(images, folder, config=small.train_config(epochs=1))
-    from agp_edge.trainer import train as loop
+    from agp_edge.trainer import network
 
-    original = loop.pretrained_model
+    original = network.pretrained_model
 
     def changed(*args, **options):
         pretrained = original(*args, **options)
@@ -205,7 +205,7 @@ def test_resume_refuses_other_backbone_weights(small, images, tmp_path, monkeypa
             next(pretrained.model.parameters()).add_(1.0)
         return pretrained
 
-    monkeypatch.setattr(loop, "pretrained_model", changed)
+    monkeypatch.setattr(network, "pretrained_model", changed)
     with pytest.raises(ModelError, match="other backbone weights"):
         small.run(images, folder, config=small.train_config(epochs=1), resume=True)
 
