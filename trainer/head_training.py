@@ -98,6 +98,7 @@ def fit_head(
     weight: float,
     pretrained: Pretrained,
     reader: ImageReader,
+    families: Sequence[str] = tuple(FAMILIES),
     progress: bool = True,
 ) -> None:
     """Trains `model.head` and calibrates it against the position-scaled distance.
@@ -113,6 +114,7 @@ def fit_head(
         weight: of the head beside the reconstruction, see `PerturbationHead.calibrate`.
         pretrained: gives the normalisation of the input.
         reader: of the images.
+        families: of the defects; experiments leave some out.
         progress: whether to show bars.
 
     Raises:
@@ -134,7 +136,9 @@ def fit_head(
             # in step with the images, so that all get the same number, up to one
             done, upto = store.perturbed, copies * min(start + _BATCH, images) // images
             frames = _frames(inputs, pretrained)
-            for batch, masks in perturbed_copies(frames, where, upto - done, done, random):
+            for batch, masks in perturbed_copies(
+                frames, where, families, upto - done, done, random=random
+            ):
                 store.add_perturbed(_inputs(batch, pretrained), masks)
             bar.update(len(indices) + upto - done)
     head.standardise(store.good_batch(np.arange(min(images, 64))))
@@ -148,8 +152,10 @@ def fit_head(
 def perturbed_copies(
     frames: Sequence[NDArray[np.float32]],
     where: Sequence[NDArray[np.float32]],
+    families: Sequence[str],
     count: int,
     first: int,
+    *,
     random: np.random.Generator,
 ) -> Iterator[tuple[list[NDArray[np.float32]], list[NDArray[np.bool_]]]]:
     """Batches of images with one defect each, families in turn, and where the defects are.
@@ -157,11 +163,11 @@ def perturbed_copies(
     Args:
         frames: good images, float32 (H, W, 3), 8-bit units.
         where: float32 (H, W) of each, as `with_defect` takes it.
+        families: of the defects.
         count: of the copies; the frames are taken in turn.
         first: number of the first copy; decides its family.
         random: the stream that decides the rest.
     """
-    families = list(FAMILIES)
     for start in range(0, count, _BATCH):
         images, masks = [], []
         for number in range(start, min(start + _BATCH, count)):
