@@ -109,13 +109,13 @@ class Scorer:
 
     def good(self, tokens: Tensor) -> None:
         """Good images, as fused tokens (B, N, C)."""
-        self._good += [score for score, _ in self._scored(tokens)]
+        self._good += [score for score, _ in self.scored(tokens)]
 
     def defective(
         self, tokens: Tensor, masks: Sequence[NDArray[np.bool_]], images: Sequence[int]
     ) -> None:
         """Images with defects, where these are, and which good image each one is in."""
-        for (score, map_), mask, image in zip(self._scored(tokens), masks, images, strict=True):
+        for (score, map_), mask, image in zip(self.scored(tokens), masks, images, strict=True):
             self._defective.append(score)
             self._located.append(float(map_[self._near(mask)].max()))
             self._image.append(image)
@@ -129,7 +129,8 @@ class Scorer:
             np.array(self._image, np.intp),
         )
 
-    def _scored(self, tokens: Tensor) -> list[tuple[float, NDArray[np.float32]]]:
+    def scored(self, tokens: Tensor) -> list[tuple[float, NDArray[np.float32]]]:
+        """Score and anomaly map of each image, from fused tokens (B, N, C)."""
         results = [
             self._postprocessor.run(np.ascontiguousarray(distance[0].numpy()), outputs=1)
             for distance in judged(self._model, tokens)

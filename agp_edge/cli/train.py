@@ -49,7 +49,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ".pth or .safetensors file, or auto (default): the wheel if installed, else timm",
     )
     parser.add_argument(
-        "--size", metavar="H[xW]", type=_size, help="pixels of the network's input (256)"
+        "--size",
+        metavar="H[xW]",
+        type=_size,
+        help="pixels of the input, or auto: size and layers are chosen by good images and "
+        "synthetic defects, and the table of candidates is printed; default: auto, 256 where there "
+        "are too few images to choose by",
+    )
+    parser.add_argument(
+        "--budget-ms",
+        type=float,
+        metavar="MS",
+        help="with --size auto: most milliseconds per frame of the network by ONNX Runtime on this "
+        "machine",
     )
     parser.add_argument(
         "--layers",
@@ -120,7 +132,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and say where the checkpoint is."""
-    from agp_edge.trainer.setups import open_setup, setup_defaults  # noqa: PLC0415  (torch)
+    from agp_edge.trainer.setups import (  # noqa: PLC0415  (loads torch)
+        SizeBudget,
+        open_setup,
+        setup_defaults,
+    )
     from agp_edge.trainer.state import read_state  # noqa: PLC0415
     from agp_edge.trainer.train import train  # noqa: PLC0415
 
@@ -131,7 +147,11 @@ def run(args: argparse.Namespace) -> int:
         identity = state.identity
         model, training, weights = identity.model, identity.train, identity.weights
     dataset = open_setup(args.setup or training.setup, args.data)
-    height, width = args.size or (None, None)
+    size = None
+    if args.size == "auto" or (args.size is None and state is None):
+        required = args.size == "auto" or args.budget_ms is not None
+        size = SizeBudget(args.budget_ms, required=required)
+    height, width = args.size if isinstance(args.size, tuple) else (None, None)
     result = train(
         dataset,
         args.output,
@@ -156,12 +176,14 @@ def run(args: argparse.Namespace) -> int:
                 precision=args.precision,
             ),
         ),
+        size=size,
         weights=args.weights or weights,
         resume=args.resume,
         suspects=args.suspects,
         device=args.device,
         processes=args.processes,
         cache_dir=args.cache,
+        say=print,
     )
     if not result.is_first:  # of several processes one speaks
         return 0
@@ -183,10 +205,14 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _size(text: str) -> tuple[int, int]:
+def _size(text: str) -> tuple[int, int] | str:
+    if text == "auto":
+        return text
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise argparse.ArgumentTypeError(f"'{text}' is no size; expected pixels, 256 or 256x320")
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no size; expected pixels, 256 or 256x320, or auto"
+        )
     return int(parts[0]), int(parts[-1])
 
 
