@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from provenance import write_result
 from scipy import stats
 
-from agp_edge.calibration.conformal import parts_needed, promise_for
+from agp_edge.calibration.conformal import parts_needed, promise_for, rejected_share
 from agp_edge.calibration.scoring import score_samples
 from agp_edge.calibration.threshold import conformal_threshold
 from agp_edge.dataset import GOOD, Sample, open_dataset, part_of
@@ -163,8 +163,9 @@ def confident(
     names, index = np.unique(parts, return_inverse=True)
     largest = np.full(len(names), -np.inf)
     np.maximum.at(largest, index, scores)
-    # as many as bear the promise and half as many again, with replacement: the pool is the law
-    n = round(1.5 * parts_needed(rate, CONFIDENCE))
+    # as few as bear the promise, where the law is nearest to it; with replacement: the pool is
+    # all parts there are
+    n = parts_needed(rate, CONFIDENCE)
     rng = np.random.default_rng(2)
     realised = np.empty(splits)
     for split in range(splits):
@@ -174,13 +175,19 @@ def confident(
         )
         realised[split] = (largest > spec.value).mean()
     promise = promise_for(n, rate, CONFIDENCE)
+    # a threshold below this score of the pool rejects more than the target
+    kept = [score for score in np.unique(largest) if (largest > score).mean() <= rate]
+    exact = float(stats.binom.cdf(n - promise.rank, n, (largest >= kept[0]).mean()))
     return {
         "target": rate,
         "n": n,
         "rank": promise.rank,
         "mean": float(realised.mean()),
-        "share_above_target": float((realised > rate + 1e-12).mean()),
-        "share_above_target_at_most": 1 - CONFIDENCE,
+        "share_above_target": float((realised > rate).mean()),
+        "share_above_target_standard_error": float(np.sqrt(exact * (1 - exact) / splits)),
+        "share_above_target_in_this_pool": exact,
+        # without ties; a pool of few parts has many in each draw, which lowers the rate
+        "share_above_target_by_law": float(rejected_share(n, promise.rank).sf(rate)),
     }
 
 
@@ -242,15 +249,32 @@ def report(results: dict[str, Any], splits: int) -> str:
         for unit in entry["on_average"]:
             lines += table(
                 f"On average, one score per {unit}",
-                ("target", "n", "promised mean", "mean", "splits above target", "by the law"),
-                ("target", "n", "promised_mean", "mean", "share_above_target",
-                 "share_above_target_by_law"),
+                ("target", "n", "promised mean", "mean", "standard error", "splits above target",
+                 "by the law"),
+                ("target", "n", "promised_mean", "mean", "mean_standard_error",
+                 "share_above_target", "share_above_target_by_law"),
                 entry["on_average"][unit],
             )  # fmt: skip
         lines += table(
             f"With a confidence of {CONFIDENCE}, sets drawn from the pool",
-            ("target", "n", "mean", "sets above target", "at most"),
-            ("target", "n", "mean", "share_above_target", "share_above_target_at_most"),
+            (
+                "target",
+                "n",
+                "mean",
+                "sets above target",
+                "standard error",
+                "exactly, in this pool",
+                "at most, by the law",
+            ),
+            (
+                "target",
+                "n",
+                "mean",
+                "share_above_target",
+                "share_above_target_standard_error",
+                "share_above_target_in_this_pool",
+                "share_above_target_by_law",
+            ),
             entry["confident"],
         )
         lines += table(
