@@ -27,6 +27,7 @@ from agp_edge.calibration.half_graph import (
     rounded_graph,
 )
 from agp_edge.calibration.journal import Journal
+from agp_edge.calibration.model_digest import graph_sha256
 from agp_edge.calibration.model_file import load_fp32, preprocessor_of, scorer, set_manifest
 from agp_edge.calibration.qdq_graph import (
     FP16_OPSET,
@@ -197,9 +198,9 @@ def quantise_onnx(
         "labelled images": None if known is None else _digest(sample.path for sample in known),
         "method": [count, ranges, budget, precision, metadata.version("onnxruntime")],
     }
-    journal = Journal(f"{os.fspath(output)}.journal", subject)
     pool, held_out = split_by_part(good, HELD_OUT, seed=0)
     chosen, warnings = work.choose(pool, held_out, count)
+    journal = Journal(f"{os.fspath(output)}.journal", subject)
     wide = work.wide_nodes(chosen[:SCANNED]) if precision == "fp16" else frozenset()
     full, layers = work.quantise(chosen, ranges, journal, wide)
     if precision == "fp16":
@@ -390,8 +391,8 @@ class _Work:
             "method": "ptq",
             "ranges": report.ranges,
             "images": len(report.calibrated),
-            "images_hash": digest,
-            "model_hash": _digest([Path(report.source)]),
+            "images_sha256": digest,
+            "model": f"sha256:{graph_sha256(report.source)}",
             "int8_layers": report.search.chosen.layers,
             "layers": len(report.layers),
             "budget": report.budget,

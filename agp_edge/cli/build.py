@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import os
+
+    from agp_edge.build import BuildReport
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -28,9 +34,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("fp32", "fp16", "int8"),
+        choices=("fp32", "fp16", "int8", "auto"),
         help="fp16: the fp32 graph is converted and compared with itself first; int8: the graph is "
-        "quantised already (default: the graph's own)",
+        "quantised already; auto: the fastest of fp16 and --int8 on this device "
+        "(default: the graph's own)",
+    )
+    parser.add_argument(
+        "--int8",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="what `agp-edge quantize` made of MODEL.onnx, for --precision auto; may be repeated",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        metavar="LOSS",
+        help="the most that an --int8 file may lose (default: what it was quantised for)",
     )
     parser.add_argument(
         "--images",
@@ -66,8 +86,15 @@ def run(args: argparse.Namespace) -> int:
     """Compile and report."""
     from tqdm import tqdm  # noqa: PLC0415  (heavy imports stay out of --help)
 
+    from agp_edge.auto_precision import fastest_plan  # noqa: PLC0415
     from agp_edge.build import plan_from_onnx  # noqa: PLC0415
+    from agp_edge.errors import Error  # noqa: PLC0415
     from agp_edge.images import list_images  # noqa: PLC0415
+
+    if args.precision != "auto" and (args.int8 or args.budget is not None):
+        raise Error("--int8 and --budget belong to --precision auto: add it, or leave them out")
+    images = () if args.images is None else list_images(args.images)
+    choice = None
 
     # disable=None: no bar where stderr is not a terminal.
     with tqdm(total=1.0, desc="compile", bar_format=BAR, leave=False, disable=None) as bar:
@@ -76,21 +103,34 @@ def run(args: argparse.Namespace) -> int:
             bar.n = max(bar.n, share)
             bar.refresh()
 
-        report = plan_from_onnx(
-            args.model,
-            args.output,
-            backend=args.backend,
-            precision=args.precision,
-            images=() if args.images is None else list_images(args.images),
-            workspace=args.workspace,
-            timing_cache=args.timing_cache,
-            optimization_level=args.optimization_level,
-            targets=args.sm,
-            progress=show,
-        )
+        def build(source: str, plan: str | os.PathLike[str], precision: str | None) -> BuildReport:
+            bar.reset()
+            return plan_from_onnx(
+                source,
+                plan,
+                backend=args.backend,
+                precision=precision,
+                images=images,
+                workspace=args.workspace,
+                timing_cache=args.timing_cache,
+                optimization_level=args.optimization_level,
+                targets=args.sm,
+                progress=show,
+            )
+
+        if args.precision == "auto":
+            report, choice = fastest_plan(
+                args.model, args.output, int8=args.int8, budget=args.budget, build=build
+            )
+            report = replace(report, path=args.output)
+        else:
+            report = build(args.model, args.output, args.precision)
     if args.json:
-        print(json.dumps({**asdict(report), "bytes_per_weight": report.bytes_per_weight}))
+        document = {**asdict(report), "bytes_per_weight": report.bytes_per_weight}
+        print(json.dumps(document | ({} if choice is None else {"choice": asdict(choice)})))
         return 0
+    for line in () if choice is None else choice.lines():
+        print(line)
     if report.fp16_check is not None:
         print(f"fp16 against fp32, {report.fp16_check}")
     built = "asked" if report.built is None else f"asked, {report.built} built"

@@ -1,0 +1,204 @@
+"""What does INT8 cost in accuracy, and what does it gain on a CPU?
+
+Trains with the defaults, exports, and quantises the exported file: every layer, by each way of
+finding ranges, and within a budget, the layers chosen on held-out good images with synthetic
+defects. The test images, which none of this has seen, then judge all of them at once, with paired
+intervals. All of it runs in ONNX Runtime on a CPU: accuracy with Q/DQ pairs computed as they stand,
+time with ONNX Runtime's integer kernels. Nothing here is a statement about a GPU.
+
+    python benchmarks/int8.py [--sets tiles mono] [--runs FOLDER] [--output int8]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from magnetic_tile import NAMES, lay_out
+from provenance import write_result
+
+from agp_edge.calibration.accuracy import Accuracy, Judge, labelled_frames
+from agp_edge.calibration.half_graph import rounded_graph
+from agp_edge.calibration.model_file import load_fp32
+from agp_edge.calibration.quantize import QuantiseReport, quantise_onnx
+from agp_edge.calibration.ranges import RANGES
+from agp_edge.dataset import open_dataset
+from agp_edge.demo_data import DATA_NOTE
+from agp_edge.dependencies import require
+from agp_edge.files import write_aside
+from agp_edge.manifest import read_manifest
+from agp_edge.trainer.config import TrainConfig
+from agp_edge.trainer.export import onnx_from_checkpoint
+from agp_edge.trainer.train import train
+
+BUDGET = 0.002
+RUNS = 60
+
+
+def trained(name: str, folder: Path) -> tuple[Path, Path]:
+    """The exported model and its data set; an earlier run in the folder is taken."""
+    data, model = folder / "data", folder / "model.onnx"
+    root = data if data.is_dir() else lay_out(name, data, 0)
+    if not model.exists():
+        result = train(
+            open_dataset(root),
+            folder / name,
+            config=TrainConfig(seed=0),
+            weights="wheel",
+            device="cpu",
+            resume=True,
+            cache_dir=folder / "features",
+            progress=False,
+        )
+        onnx_from_checkpoint(result.folder, model, progress=False)
+    return model, root
+
+
+def quantised(
+    model: Path, root: Path, folder: Path, ways: Sequence[str]
+) -> dict[str, QuantiseReport]:
+    """Every variant, by its name."""
+    variants: dict[str, dict[str, Any]] = {
+        f"all layers, {ranges}": {"ranges": ranges} for ranges in ways
+    }
+    variants[f"budget {BUDGET:g}"] = {"budget": BUDGET}
+    variants["all layers, fp32 elsewhere"] = {"precision": "fp32"}
+    found = {}
+    for name, options in variants.items():
+        path = folder / f"{name.replace(' ', '-').replace(',', '')}.onnx"
+        started = time.perf_counter()
+        found[name] = quantise_onnx(model, root, path, **options)
+        print(f"  {name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def judged(model: Path, root: Path, reports: dict[str, QuantiseReport]) -> dict[str, Accuracy]:
+    """The test images, opened once for all variants."""
+    onnx = require("onnx")
+    manifest = read_manifest(model)
+    shape = (manifest["input"]["height"], manifest["input"]["width"])
+    judge = Judge(
+        load_fp32(str(model), manifest),
+        manifest,
+        labelled_frames(open_dataset(root).test, shape),
+        labelled=True,
+    )
+    found = {}
+    for name, report in reports.items():
+        graph = onnx.load(report.path)
+        found[name] = judge.judge(graph if "fp32" in name else rounded_graph(graph))
+    return found
+
+
+def milliseconds(models: dict[str, Path]) -> dict[str, float]:
+    """Median time of the network alone, one thread, the models in turn."""
+    runtime = require("onnxruntime")
+    sessions = {}
+    for name, path in models.items():
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = 1
+        sessions[name] = runtime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(RUNS):
+        for name, session in sessions.items():
+            source = session.get_inputs()[0]
+            image = np.random.default_rng(0).normal(size=source.shape).astype(np.float32)
+            started = time.perf_counter()
+            session.run(None, {source.name: image})
+            times[name].append(1e3 * (time.perf_counter() - started))
+    return {name: statistics.median(values[5:]) for name, values in times.items()}
+
+
+def summary_lines(results: dict[str, Any]) -> list[str]:
+    """The Markdown tables."""
+    lines = [
+        "| data | INT8 | layers | weights | image AUROC, fp32 -> INT8 | loss, upper 95 % | AUPRO "
+        "| loss, upper 95 % | verdict flips | scores |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for data, entry in results.items():
+        for name, row in entry["variants"].items():
+            a = row["test"]
+            aupro = a["aupro"]
+            cells = [
+                NAMES[data],
+                name,
+                f"{row['int8_layers']} of {row['layers']}",
+                f"{100 * row['int8_weights']:.0f} %",
+                f"{a['auroc']['before']:.4f} -> {a['auroc']['after']:.4f}",
+                f"{a['auroc']['upper']:+.4f}",
+                "-" if aupro is None else f"{aupro['before']:.4f} -> {aupro['after']:.4f}",
+                "-" if aupro is None else f"{aupro['upper']:+.4f}",
+                f"{100 * (a['flips'] + a['borderline_flips']):.1f} %",
+                f"{100 * a['score_shift']:+.1f} %",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "ONNX Runtime on a CPU, one thread, the network alone:", ""]
+    lines += ["| data | fp32 ms | INT8 ms | INT8 / fp32 |", "| --- | --- | --- | --- |"]
+    for data, entry in results.items():
+        times = entry["milliseconds"]
+        lines.append(
+            f"| {NAMES[data]} | {times['fp32']:.1f} | {times['int8']:.1f} "
+            f"| {times['int8'] / times['fp32']:.2f} |"
+        )
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--sets", nargs="+", choices=list(NAMES), default=["tiles", "mono"])
+    parser.add_argument("--ranges", nargs="+", choices=RANGES, default=list(RANGES))
+    parser.add_argument("--runs", type=Path, help="keep trained models here, take those there are")
+    parser.add_argument("--output", default="int8", help="name of the result files")
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for data in arguments.sets:
+            folder = (arguments.runs or Path(scratch)) / data
+            folder.mkdir(parents=True, exist_ok=True)
+            model, root = trained(data, folder)
+            reports = quantised(model, root, folder, arguments.ranges)
+            test = judged(model, root, reports)
+            results[data] = {
+                "variants": {
+                    name: {
+                        "int8_layers": report.search.chosen.layers,
+                        "layers": len(report.layers),
+                        "int8_weights": report.int8_weights,
+                        "chosen_on": report.accuracy.to_dict(),
+                        "test": test[name].to_dict(),
+                    }
+                    for name, report in reports.items()
+                },
+                "curve": reports[f"budget {BUDGET:g}"].to_dict()["curve"],
+                "milliseconds": milliseconds(
+                    {"fp32": model, "int8": reports["all layers, fp32 elsewhere"].path}
+                ),
+            }
+            path = write_result(
+                arguments.output,
+                {
+                    "engine": "ONNX Runtime on a CPU",
+                    "budget": BUDGET,
+                    "data": {"solar cells": DATA_NOTE},
+                    "results": results,
+                },
+            )
+    lines = summary_lines(results)
+    print("\n".join(lines))
+    with write_aside(path.with_suffix(".md")) as aside:
+        aside.write_text("\n".join([f"# {path.stem}", "", *lines]) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,323 @@
+"""INT8: graphs of both families quantised for real, the budget kept, bad input refused."""
+
+import dataclasses
+import json
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from agp_edge import DataError, Detector, Error, ModelError, read_manifest
+from agp_edge.build import plan_from_onnx
+from agp_edge.calibration import quantize
+from agp_edge.calibration.quantize import quantise_onnx
+from agp_edge.calibration.sensitivity import search
+from agp_edge.cli import main
+from agp_edge.manifest import MANIFEST_KEY, InputSpec, Manifest, OutputSpec, SelfTest, ThresholdSpec
+from agp_edge.report.quantisation import write_quantisation
+from agp_edge.self_test import self_test_frame
+
+SIZE = 64
+IMAGES = 30
+FAMILIES = ("test_efficientnet", "test_vit")
+
+
+def picture(seed):
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: 70 + seed, : 90 - seed]  # no two of one size
+    stripes = 30 * np.sin(columns / 4 + random.uniform(0, 6)) + 20 * np.sin(rows / 9)
+    grey = 120 + stripes + random.normal(0, 8, stripes.shape)
+    return np.clip(grey, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("good")
+    for index in range(IMAGES):
+        assert cv2.imwrite(str(folder / f"{index:03}.png"), picture(index))
+    return folder
+
+
+def export(name, images, path):
+    """The trainer's own network with random weights, whitened on the images."""
+    from agp_edge.trainer.backbone import Backbone, backbone_options
+    from agp_edge.trainer.config import ModelConfig
+    from agp_edge.trainer.graph import INPUT_NAME, OPSET, OUTPUT_NAME, graph_from_model
+    from agp_edge.trainer.model import AgpNet
+    from agp_edge.trainer.weights import pretrained_model
+
+    torch.manual_seed(0)
+    config = ModelConfig(
+        backbone=name, height=SIZE, width=SIZE, decoder_width=16, decoder_depth=1, decoder_heads=2
+    )
+    full = pretrained_model(name, "random", **backbone_options(name, SIZE, SIZE))
+    network = AgpNet(config, Backbone(full.model, name, config.layers)).eval()
+    mean, std = np.float32(full.mean), np.float32(full.std)
+    with torch.no_grad():
+        inputs = [
+            torch.from_numpy(
+                (np.repeat(cv2.resize(image, (SIZE, SIZE))[..., None], 3, 2) - mean) / std
+            ).permute(2, 0, 1)[None]
+            for image in images
+        ]
+        network.whitening.fit(
+            (network.fusion(network.backbone(x.float())) for x in inputs), config.shrinkage
+        )
+    model = graph_from_model(network, SIZE, SIZE)
+    grid = [dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim]
+    manifest = Manifest(
+        name=name,
+        backbone=name,
+        input=InputSpec(name=INPUT_NAME, height=SIZE, width=SIZE, mean=full.mean, std=full.std),
+        output=OutputSpec(name=OUTPUT_NAME, height=grid[2], width=grid[3]),
+        threshold=ThresholdSpec(
+            value=1.5, method="test", false_reject=0.05, n=20, unit="images", mask_value=None
+        ),
+        opset=OPSET,
+        self_test=SelfTest(seed=3, score=0.0),
+    )
+    helper.set_model_props(model, {MANIFEST_KEY: manifest.to_json()})
+    onnx.save(model, path)
+    with Detector(path, self_test=False) as detector:
+        score = detector.score(self_test_frame(read_manifest(path), 3)).score
+    manifest = dataclasses.replace(manifest, self_test=SelfTest(seed=3, score=score))
+    del model.metadata_props[:]
+    helper.set_model_props(model, {MANIFEST_KEY: manifest.to_json()})
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Each family once, by name."""
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        name: export(name, [picture(seed) for seed in range(8)], folder / f"{name}.onnx")
+        for name in FAMILIES
+    }
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request, exported):
+    return exported[request.param]
+
+
+@pytest.fixture
+def cnn(exported):
+    return exported[FAMILIES[0]]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_both_families_become_real_int8_plans(family, good, tmp_path, precision):
+    """Explicit pairs, zero-points 0, one type elsewhere; ONNX Runtime and TensorRT take it."""
+    path = tmp_path / "m.onnx"
+    report = quantise_onnx(family, good, path, count=16, precision=precision)
+    assert report.search.chosen.layers == len(report.layers) > 10
+    assert report.int8_weights == 1.0
+    graph = onnx.load(path).graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    pairs = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert len(pairs) == sum(n.op_type == "DequantizeLinear" for n in graph.node) > 20
+    wanted = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
+    for node in pairs:
+        assert tensors[node.input[1]].data_type == wanted
+        zero = tensors[node.input[2]]
+        assert zero.data_type == TensorProto.INT8
+        assert not onnx.numpy_helper.to_array(zero).any()
+        scales = onnx.numpy_helper.to_array(tensors[node.input[1]])
+        assert (scales > 0).all()
+        if node.input[0] in tensors:  # a weight: one scale per output channel
+            assert (
+                scales.shape == (max(tensors[node.input[0]].dims[0], scales.size),) or scales.size
+            )
+            assert scales.ndim == 1
+    manifest = read_manifest(path)
+    assert manifest["precision"] == {"asked": "int8", "built": None}
+    assert manifest["threshold"] == read_manifest(family)["threshold"]
+    assert manifest["quantisation"]["images"] == 16
+    with Detector(path) as detector:  # passes its own self-test
+        assert np.isfinite(detector.score(picture(1)).score)
+    plan = plan_from_onnx(path, tmp_path / "m.plan", backend="rtx", targets=(86,))
+    assert plan.precision == "int8"
+    assert read_manifest(tmp_path / "m.plan")["quantisation"] == manifest["quantisation"]
+
+
+def test_the_same_inputs_give_the_same_file(cnn, good, tmp_path):
+    for name in ("a", "b"):
+        quantise_onnx(cnn, good, tmp_path / f"{name}.onnx", count=16, ranges="entropy")
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "b.onnx"]
+    quantise_onnx(cnn, good, tmp_path / "c.onnx", count=16, ranges="minmax")
+    assert (tmp_path / "a.onnx").read_bytes() != (tmp_path / "c.onnx").read_bytes()
+
+
+def test_a_budget_keeps_the_harmful_layers_wide(cnn, good, tmp_path, capsys):
+    path, figures, page = tmp_path / "m.onnx", tmp_path / "m.json", tmp_path / "m.html"
+    arguments = ["quantize", str(cnn), str(good), "-o", str(path), "--count", "16"]
+    tight = main([*arguments, "--budget", "0.003", "--json", str(figures), "--html", str(page)])
+    report = json.loads(figures.read_text())
+    assert tight == (0 if report["within_budget"] else 4)
+    assert (report["accuracy"]["worst"] <= 0.003) == report["within_budget"]
+    chosen = [layer for layer in report["layers"] if layer["precision"] == "int8"]
+    others = [layer for layer in report["layers"] if layer["precision"] == "fp16"]
+    assert len(chosen) == report["int8_layers"] < len(report["layers"])
+    assert min(x["snr"] for x in chosen) >= max(x["snr"] for x in others)
+    assert "within the budget" in capsys.readouterr().out or not report["within_budget"]
+    html = page.read_text()
+    assert all(layer["name"] in html for layer in report["layers"])
+    quantised = {
+        node.name
+        for node in onnx.load(path).graph.node
+        if any(name.endswith("DequantizeLinear_Output") for name in node.input[:1])
+        and node.op_type in ("Conv", "MatMul", "Gemm")
+    }
+    assert quantised == {layer["name"] for layer in chosen}
+    # nothing is lost that a budget of everything would not allow
+    assert main([*arguments, "--budget", "1"]) == 0
+
+
+def test_labelled_defects_judge(cnn, good, tmp_path):
+    data = tmp_path / "data"
+    for index in range(12):
+        image = picture(40 + index % 20)[:60, :40].copy()
+        mask = np.zeros_like(image)
+        kind = "good" if index % 2 else "hole"
+        if kind == "hole":
+            image[20:30, 10:20] = 0
+            mask[20:30, 10:20] = 255
+            (data / "ground_truth/hole").mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(data / f"ground_truth/hole/{index:02}_mask.png"), mask)
+        (data / "test" / kind).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(data / "test" / kind / f"{index:02}.png"), image)
+    report = quantise_onnx(cnn, good, tmp_path / "m.onnx", count=16, labelled=data)
+    accuracy = report.accuracy
+    assert (accuracy.images, accuracy.defects) == (12, "labelled")
+    assert accuracy.worst == max(accuracy.auroc.upper, accuracy.aupro.upper)
+    assert accuracy.auroc.upper >= accuracy.auroc.value
+    write_quantisation(tmp_path / "m.html", report)
+
+
+def test_an_interrupted_scan_resumes(cnn, good, tmp_path, monkeypatch):
+    path = tmp_path / "m.onnx"
+    options = {"count": 16, "budget": 0.5}
+    quantise_onnx(cnn, good, tmp_path / "whole.onnx", **options)
+    real, calls = quantize.search, []
+
+    def stop(*arguments):
+        calls.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quantize, "search", stop)
+    with pytest.raises(KeyboardInterrupt):
+        quantise_onnx(cnn, good, path, **options)
+    assert not path.exists()
+    journal = tmp_path / "m.onnx.journal"
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join(lines[:-3]) + '\n{"kind":"sn')  # cut in the middle of a line
+    monkeypatch.setattr(quantize, "search", real)
+
+    def never(*arguments, **options):
+        raise AssertionError("ranges were collected twice")
+
+    monkeypatch.setattr(quantize, "collect_ranges", never)
+    quantise_onnx(cnn, good, path, **options)
+    assert path.read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+    assert not journal.exists()
+
+
+def test_the_record_of_something_else_is_refused(cnn, good, tmp_path, monkeypatch):
+    path = tmp_path / "m.onnx"
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quantize, "scan", stop)
+    with pytest.raises(KeyboardInterrupt):
+        quantise_onnx(cnn, good, path, count=16, budget=0.5)
+    with pytest.raises(DataError, match=r"something else \(other method\)"):
+        quantise_onnx(cnn, good, path, count=17, budget=0.5)
+    (tmp_path / "m.onnx.journal").write_text("noise\n")
+    with pytest.raises(DataError, match=r"is no record .* remove it"):
+        quantise_onnx(cnn, good, path, count=16, budget=0.5)
+
+
+def test_the_search_takes_the_most_layers_within_the_budget(accuracy_of):
+    snr = {"a": 50.0, "b": 10.0, "c": 40.0, "d": 20.0, "e": 30.0}
+    loss = {"a": 0.0, "c": 0.001, "e": 0.002, "d": 0.03, "b": 0.2}
+    judged = []
+
+    def judge(names):
+        judged.append(names)
+        return accuracy_of(sum(loss[name] for name in names))
+
+    found = search(snr, 0.004, judge)
+    assert found.order == ("a", "c", "e", "d", "b")
+    assert (found.chosen.layers, found.within_budget) == (3, True)
+    assert len(judged) == len(set(judged)) <= 5
+    assert search(snr, 1.0, judge).chosen.layers == 5
+    none = search(snr, 0.0005, lambda names: accuracy_of(0.001 * len(names)))
+    assert (none.chosen.layers, none.within_budget) == (1, False)
+
+
+@pytest.fixture
+def accuracy_of():
+    from agp_edge.calibration.accuracy import Accuracy
+
+    def make(loss):
+        return Accuracy(
+            images=10, defects="synthetic", auroc=None, aupro=None, flips=loss,
+            borderline_flips=0.0, pixel_flips=0.0, map_difference=0.0, score_shift=0.0,
+        )  # fmt: skip
+
+    return make
+
+
+def copy_of(good, folder):
+    folder.mkdir()
+    for path in good.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_bad_images(cnn, good, tmp_path):
+    output = tmp_path / "m.onnx"
+    few = tmp_path / "few"
+    few.mkdir()
+    cv2.imwrite(str(few / "a.png"), picture(0))
+    with pytest.raises(DataError, match=r"holds 1 good images: calibration needs 16 or more"):
+        quantise_onnx(cnn, few, output)
+    bad = copy_of(good, tmp_path / "bad")
+    cv2.imwrite(str(bad / "015.png"), np.zeros((60, 60), np.uint8))
+    with pytest.raises(DataError, match=r"015\.png' is blank \(every pixel is 0\)"):
+        quantise_onnx(cnn, bad, output, count=16)
+    (bad / "015.png").write_bytes((good / "015.png").read_bytes()[:200])
+    with pytest.raises(DataError, match=r"015\.png' is truncated or corrupt"):
+        quantise_onnx(cnn, bad, output, count=16)
+    assert not output.exists()
+    assert not (tmp_path / "m.onnx.journal").exists()
+
+
+def test_a_defect_among_the_good_is_named_and_not_calibrated_on(cnn, good, tmp_path):
+    folder = copy_of(good, tmp_path / "mixed")
+    checks = np.kron(np.indices((8, 8)).sum(0) % 2, np.ones((8, 8))) * 255
+    cv2.imwrite(str(folder / "015.png"), checks.astype(np.uint8))
+    report = quantise_onnx(cnn, folder, tmp_path / "m.onnx", count=16)
+    assert any("015.png" in warning for warning in report.warnings)
+    assert "015.png" not in {path.name for path in report.calibrated}
+
+
+def test_wrong_options(cnn, good, tmp_path):
+    for options, message in (
+        ({"ranges": "guess"}, "unknown ranges 'guess'"),
+        ({"precision": "bf16"}, "unknown precision 'bf16'"),
+        ({"count": 3}, "3 calibration images were asked for"),
+        ({"budget": 0.0}, "the budget is 0.0"),
+    ):
+        with pytest.raises(Error, match=message):
+            quantise_onnx(cnn, good, tmp_path / "m.onnx", **options)
+    quantise_onnx(cnn, good, tmp_path / "m.onnx", count=16)
+    with pytest.raises(ModelError, match="is of precision int8 already"):
+        quantise_onnx(tmp_path / "m.onnx", good, tmp_path / "n.onnx")
