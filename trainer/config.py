@@ -76,7 +76,8 @@ class TrainConfig:
     stop_share: float = 0.1  # share of the other parts kept for early stop; 0: the last epoch stays
     patience: int = 8  # epochs without a better held-out error before training stops
     false_reject: float = 0.05  # share of good images that the threshold may reject
-    perturbation: str = "attention"  # or "uniform" (mask of ones), "none"
+    # "uniform": a mask of ones; "dropout": alpha is the share of tokens set to zero, at most 1
+    perturbation: str = "attention"  # or "uniform", "dropout", "none"
     prior: str = "auto"  # "attention" (paper; ViT), "energy", "border"; auto: attention or energy
     alpha: float = 1.0  # masked noise at the last epoch, in units of a token's RMS; unknown
     beta: float = 0.5  # noise everywhere, in the same unit; unknown; UniAD: 20 / sqrt(channels)
@@ -133,9 +134,9 @@ def check_train_config(config: TrainConfig) -> None:  # noqa: PLR0912  (one chec
     ):
         if getattr(config, name) not in known:
             raise ModelError(f"{name} is '{getattr(config, name)}'; expected {', '.join(known)}")
-    if config.perturbation not in ("attention", "uniform", "none"):
+    if config.perturbation not in ("attention", "uniform", "dropout", "none"):
         raise ModelError(
-            f"perturbation is '{config.perturbation}'; expected attention, uniform or none"
+            f"perturbation is '{config.perturbation}'; expected attention, uniform, dropout or none"
         )
 
 

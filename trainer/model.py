@@ -100,7 +100,10 @@ class AgpNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Distance map (B, 1, *output_grid) of images (B, 3, H, W); larger is worse."""
-        features = self.backbone(image)
+        return self.distance_map(self.backbone(image))
+
+    def distance_map(self, features: list[Tensor]) -> Tensor:
+        """Feature maps of the layers -> distance map (B, 1, *output_grid)."""
         distance = self.reconstruction_map(features)
         if self.head is None:
             return distance

@@ -23,6 +23,7 @@ __all__ = [
     "attention_prior",
     "border_prior",
     "combined_mask",
+    "drop_tokens",
     "energy_prior",
     "minmax",
     "momentum_copy",
@@ -130,6 +131,20 @@ def perturb_tokens(
     size = clean.square().mean(dim=2, keepdim=True).sqrt()  # (B, N, 1)
     where = 1.0 if mask is None else minmax(mask).unsqueeze(2)
     return clean + noise * size * (alpha * where + beta)
+
+
+def drop_tokens(clean: Tensor, share: float, *, generator: torch.Generator) -> Tensor:
+    """Token dropout, what attention-guided noise is compared with: tokens become zero, at random.
+
+    Zero is the mean of whitened tokens. On average a share of the tokens' energy is lost.
+
+    Args:
+        clean: tokens (B, N, C).
+        share: of the tokens, in [0, 1].
+        generator: of the choice, on the tokens' device.
+    """
+    drawn = torch.rand(clean.shape[:2], generator=generator, device=clean.device)
+    return clean * (drawn >= share).unsqueeze(2)
 
 
 def perturb_image(

@@ -40,6 +40,7 @@ from agp_edge.trainer.loss import reconstruction_loss, two_pass_loss
 from agp_edge.trainer.network import new_model, tensor_digest
 from agp_edge.trainer.perturbation import (
     combined_mask,
+    drop_tokens,
     momentum_copy,
     perturb_image,
     perturb_tokens,
@@ -379,6 +380,8 @@ def _disturbed(
 ) -> Tensor:
     if config.perturbation == "none":
         return clean
+    if config.perturbation == "dropout":
+        return drop_tokens(clean, min(config.alpha * hardness, 1.0), generator=noise)
     return perturb_tokens(clean, mask, config.alpha * hardness, config.beta, generator=noise)
 
 

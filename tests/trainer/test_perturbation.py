@@ -9,6 +9,7 @@ from agp_edge.trainer.perturbation import (
     attention_prior,
     border_prior,
     combined_mask,
+    drop_tokens,
     energy_prior,
     minmax,
     momentum_copy,
@@ -155,3 +156,13 @@ def test_attention_comes_from_the_same_forward_pass():
     tokens = torch.randn(3, 16, 8)
     hidden, _ = block.forward_with_attention(tokens)
     torch.testing.assert_close(hidden, block(tokens))
+
+
+def test_dropped_tokens_are_zero_and_the_others_stay():
+    clean = torch.randn(8, 64, 5) + 3.0
+    dropped = drop_tokens(clean, 0.25, generator=torch.Generator().manual_seed(0))
+    gone = (dropped == 0).all(dim=2)
+    assert torch.equal(dropped[~gone], clean[~gone])
+    assert 0.15 < float(gone.float().mean()) < 0.35
+    assert torch.equal(drop_tokens(clean, 0.0, generator=torch.Generator()), clean)
+    assert not drop_tokens(clean, 1.0, generator=torch.Generator()).any()
