@@ -33,6 +33,7 @@ __all__ = [
     "GOOD",
     "Dataset",
     "Sample",
+    "join_products",
     "open_dataset",
     "open_products",
     "part_of",
@@ -53,6 +54,7 @@ class Sample:
     mask_path: Path | None = None  # where the defect is; None: good, or not annotated
     part: str | None = None  # the physical part it shows; None: the data set has no parts.csv
     product: str | None = None  # None: the data set is of one product
+    mask_above: int = 127  # a pixel of the mask with a larger value is defective
 
     @property
     def is_defective(self) -> bool:
@@ -127,17 +129,25 @@ def open_products(folders: Sequence[str | os.PathLike[str]]) -> Dataset:
                 f"two of the data sets are called '{name}'; the folder's name is the product's: "
                 "rename one"
             )
+    return join_products([open_dataset(root) for root in roots])
+
+
+def join_products(datasets: Sequence[Dataset]) -> Dataset:
+    """Several products' data sets as one; the name of each one's root becomes its product's.
+
+    Raises:
+        DataError: they lie on different drives.
+    """
     try:
-        common = Path(os.path.commonpath([root.parent for root in roots]))
+        common = Path(os.path.commonpath([dataset.root.parent for dataset in datasets]))
     except ValueError as error:
         raise DataError(f"the data sets lie on different drives ({error}); move them") from error
-    datasets = [open_dataset(root) for root in roots]
     return Dataset(
         common,
         tuple(_of_product(s, d.root.name) for d in datasets for s in d.train),
         tuple(_of_product(s, d.root.name) for d in datasets for s in d.test),
         any(dataset.has_parts for dataset in datasets),
-        tuple(names),
+        tuple(dataset.root.name for dataset in datasets),
     )
 
 
@@ -160,10 +170,10 @@ def read_mask(
 ) -> NDArray[np.bool_]:
     """Where the defect is, as bool of `shape` (height, width); nothing is set for a good image.
 
-    The mask is resized to nearest neighbours first and then compared with half of 255:
-    thresholding at > 0 after interpolation widens every defect and flatters pixel metrics. A mask
-    may be empty, as three of the magnetic tiles' are: the image then counts as defective, and its
-    pixels as defect-free.
+    The mask is resized to nearest neighbours first and then compared with the sample's
+    `mask_above`, half of 255 where nothing else is known: thresholding at > 0 after interpolation
+    widens every defect and flatters pixel metrics. A mask may be empty, as three of the magnetic
+    tiles' are: the image then counts as defective, and its pixels as defect-free.
 
     Args:
         sample: its mask is read.
@@ -185,7 +195,7 @@ def read_mask(
         )
     if mask.ndim == 3:
         mask = mask.max(axis=2)
-    if 0 < mask.max() <= 127:
+    if 0 < mask.max() <= sample.mask_above:
         raise DataError(
             f"mask '{sample.mask_path}' holds no value above {mask.max()}; expected 255 where the "
             "defect is and 0 elsewhere"
@@ -194,7 +204,7 @@ def read_mask(
     rows = ((np.arange(shape[0]) + 0.5) * mask.shape[0] / shape[0]).astype(np.intp)
     columns = ((np.arange(shape[1]) + 0.5) * mask.shape[1] / shape[1]).astype(np.intp)
     resized: NDArray[np.uint8] = mask[rows[:, None], columns[None, :]]
-    return resized > 127
+    return resized > sample.mask_above
 
 
 def split_by_part(

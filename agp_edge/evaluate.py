@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agp_edge.dataset import GOOD, open_dataset, part_of, read_mask
+from agp_edge.dataset import GOOD, Dataset, open_dataset, part_of, read_mask
 from agp_edge.dependencies import require
 from agp_edge.detector import Detector
 from agp_edge.errors import DataError
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from agp_edge.dataset import Dataset, Sample
+    from agp_edge.dataset import Sample
     from agp_edge.result import Latency, Result
 
 __all__ = ["STAGES", "Evaluation", "Metrics", "ScoredFrame", "evaluate"]
@@ -134,7 +134,7 @@ class Evaluation:
 
 def evaluate(
     model: str | os.PathLike[str],
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | Dataset,
     *,
     device: str = "auto",
     engine: str | None = None,
@@ -149,7 +149,8 @@ def evaluate(
 
     Args:
         model: an ONNX file or a plan.
-        data: a data set in the MVTec-AD layout, with test/good and at least one defect type.
+        data: a data set in the MVTec-AD layout, with test/good and at least one defect type; or
+            one that was opened, its test samples sorted by label.
         device: as for `agp_edge.Detector`.
         engine: as for `agp_edge.Detector`.
         threads: as for `agp_edge.Detector`.
@@ -162,7 +163,7 @@ def evaluate(
         DependencyError: scikit-learn or SciPy is missing.
     """
     tqdm = require("tqdm").tqdm
-    dataset = open_dataset(data)
+    dataset = data if isinstance(data, Dataset) else open_dataset(data)
     types = _defect_types(dataset)
     masked = {sample.label for sample in dataset.test if sample.mask_path is not None}
     manifest = read_manifest(model)
