@@ -227,7 +227,10 @@ def training_shares(
         DataError: "exclude" or "weight" was asked for and there are fewer than ten parts.
     """
     shares = np.ones(len(samples))
-    few = len({part_of(sample) for sample in samples}) < LEAST_PARTS
+    parts: dict[str | None, set[str]] = {}  # by product: each is looked at by itself
+    for sample in samples:
+        parts.setdefault(sample.product, set()).add(part_of(sample))
+    few = any(len(own) < LEAST_PARTS for own in parts.values())
     if mode is None or (mode == "report" and (few or not isinstance(features, CachedFeatures))):
         return shares
     suspects = find_suspects(model, config, features, samples, seed=seed)
