@@ -7,6 +7,9 @@ intervals. All of it runs in ONNX Runtime on a CPU: accuracy with Q/DQ pairs com
 time with ONNX Runtime's integer kernels. Nothing here is a statement about a GPU.
 
     python benchmarks/int8.py [--sets tiles mono] [--runs FOLDER] [--output int8]
+
+A folder of `agp-edge demo` does as a run: `agp-edge demo RUNS/poly --type poly`, then
+`--sets poly --runs RUNS`; its split is stricter than the one that is laid out here.
 """
 
 from __future__ import annotations
