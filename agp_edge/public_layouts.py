@@ -142,10 +142,17 @@ def _open_visa(root: Path, classes: Sequence[str] | None) -> list[Dataset]:
         raise DataError(f"'{path}' lists no image; expected a line for each")
     chosen = _wanted(classes, names, path)
     sides: dict[str, dict[str, list[Sample]]] = {name: {"train": [], "test": []} for name in chosen}
+    seen: dict[Path, int] = {}
     for number, row in rows:
         name = row["object"] or ""
         if name in sides:
             sample = _visa_sample(row, root, f"'{path}', line {number}")
+            first = seen.setdefault(sample.path, number)
+            if first != number:
+                raise DataError(
+                    f"'{path}', line {number}: image '{row['image']}' is listed in line {first} "
+                    "too; expected each once, on one side"
+                )
             sides[name][row["split"] or ""].append(sample)
     return [
         _checked(
@@ -171,7 +178,7 @@ def _visa_sample(row: dict[str, str | None], root: Path, where: str) -> Sample:
     if split == "train" and label != "normal":
         raise DataError(f"{where}: an anomaly is a training image; expected normal ones only")
     image = root / row["image"]
-    if not image.is_relative_to(root / row["object"]):
+    if not image.is_relative_to(root / row["object"]) or ".." in Path(row["image"]).parts:
         raise DataError(f"{where}: image '{row['image']}' lies outside '{row['object']}'")
     _existing(image, f"image of {where}")
     if label == "normal":
