@@ -8,7 +8,7 @@ time with ONNX Runtime's integer kernels. Nothing here is a statement about a GP
 
     python benchmarks/int8.py [--sets tiles mono] [--runs FOLDER] [--output int8]
 
-A folder of `agp-edge demo` does as a run: `agp-edge demo RUNS/poly --type poly`, then
+A folder of `agp-edge demo` does as a run: `agp-edge demo -o RUNS/poly --type poly`, then
 `--sets poly --runs RUNS`; its split is stricter than the one that is laid out here.
 """
 
@@ -30,7 +30,8 @@ from provenance import write_result
 from agp_edge.calibration.accuracy import Accuracy, Judge, labelled_frames
 from agp_edge.calibration.half_graph import rounded_graph
 from agp_edge.calibration.model_file import load_fp32
-from agp_edge.calibration.quantize import QuantiseReport, quantise_onnx
+from agp_edge.calibration.quantise_report import QuantiseReport
+from agp_edge.calibration.quantize import quantise_onnx
 from agp_edge.calibration.ranges import RANGES
 from agp_edge.dataset import open_dataset
 from agp_edge.demo_data import DATA_NOTE

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,7 @@ from agp_edge.calibration.qdq_graph import (
     quantised_graph,
     with_half_scales,
 )
+from agp_edge.calibration.quantise_report import LayerReport, QuantiseReport
 from agp_edge.calibration.ranges import RANGES, collect_ranges
 from agp_edge.calibration.run_graph import open_graph
 from agp_edge.calibration.sensitivity import Search, Step, scan, search
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
     from agp_edge.dataset import Sample
 
-__all__ = ["LayerReport", "QuantiseReport", "quantise_onnx"]
+__all__ = ["quantise_onnx"]
 
 # Fewer show neither the ranges nor what is lost.
 LEAST_IMAGES = 16
@@ -65,79 +65,6 @@ HELD_OUT = 0.3  # of the good parts: they judge, and are not calibrated on
 MOST_DESCRIBED = 1000  # good images that the choice is made from, spread evenly over more
 MOST_JUDGED = 128  # held-out good images, spread evenly over more
 SCANNED = 8  # calibration images of the scan of the layers
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerReport:
-    """One layer and what became of it."""
-
-    name: str
-    op: str
-    weights: int
-    snr: float | None
-    """dB of the distance map with this layer alone in INT8; None where nothing was scanned."""
-
-    precision: str
-    """ "int8", "fp16" or "fp32"."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantiseReport:
-    """What was quantised, and what it costs."""
-
-    path: Path
-    source: str
-    ranges: str
-    calibrated: tuple[Path, ...]
-    """The calibration images, in the order they were chosen."""
-
-    warnings: tuple[str, ...]
-    layers: tuple[LayerReport, ...]
-    budget: float | None
-    """None: every layer was quantised, whatever it costs."""
-
-    search: Search
-
-    @property
-    def accuracy(self) -> Accuracy:
-        """Of the file that was written."""
-        return self.search.chosen.accuracy
-
-    @property
-    def int8_weights(self) -> float:
-        """Share of the layers' weights in INT8."""
-        total = sum(layer.weights for layer in self.layers)
-        return sum(x.weights for x in self.layers if x.precision == "int8") / total
-
-    def weights_share(self, step: Step) -> float:
-        """Share of the layers' weights in INT8 at a step of the search."""
-        weights = {layer.name: layer.weights for layer in self.layers}
-        return sum(weights[name] for name in self.search.order[: step.layers]) / sum(
-            weights.values()
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; no path of this machine but the names of the files."""
-        return {
-            "model": Path(self.source).name,
-            "ranges": self.ranges,
-            "calibration_images": [path.name for path in self.calibrated],
-            "warnings": list(self.warnings),
-            "budget": self.budget,
-            "within_budget": self.search.within_budget,
-            "accuracy": self.accuracy.to_dict(),
-            "int8_layers": self.search.chosen.layers,
-            "int8_weights": self.int8_weights,
-            "layers": [vars(layer) for layer in self.layers],
-            "curve": [
-                {
-                    "layers": step.layers,
-                    "weights": self.weights_share(step),
-                    "accuracy": step.accuracy.to_dict(),
-                }
-                for step in self.search.curve
-            ],
-        }
 
 
 def quantise_onnx(
@@ -150,6 +77,7 @@ def quantise_onnx(
     budget: float | None = None,
     labelled: str | os.PathLike[str] | None = None,
     precision: str = "fp16",
+    depthwise: bool = True,
     progress: bool = False,
 ) -> QuantiseReport:
     """Quantises a model and measures what it costs.
@@ -169,6 +97,7 @@ def quantise_onnx(
             chosen by these images, so their figures are no test any more. None: held-out good
             images and synthetic defects judge.
         precision: "fp16" or "fp32", of everything that is not INT8.
+        depthwise: whether depthwise convolutions may be INT8; some compilers have poor kernels.
         progress: show progress bars on stderr where that is a terminal.
 
     Raises:
@@ -189,14 +118,14 @@ def quantise_onnx(
     require("onnx", extra="train")
     require("onnxruntime", extra="cpu")
     source = os.fspath(onnx_path)
-    work = _Work(source, progress)
+    work = _Work(source, progress, depthwise)
     good = _good_samples(images)
     known = None if labelled is None else open_dataset(labelled).test
     subject = {
         "model": _digest([Path(source)]),
         "images": _digest(sample.path for sample in good),
         "labelled images": None if known is None else _digest(sample.path for sample in known),
-        "method": [count, ranges, budget, precision, metadata.version("onnxruntime")],
+        "method": [count, ranges, budget, precision, depthwise, metadata.version("onnxruntime")],
     }
     pool, held_out = split_by_part(good, HELD_OUT, seed=0)
     chosen, warnings = work.choose(pool, held_out, count)
@@ -238,7 +167,7 @@ def quantise_onnx(
     taken = frozenset(result.order[: result.chosen.layers])
     report = QuantiseReport(
         path=Path(output),
-        source=source,
+        source=Path(source),
         ranges=ranges,
         calibrated=tuple(sample.path for sample in chosen),
         warnings=tuple(warnings),
@@ -263,8 +192,9 @@ def quantise_onnx(
 class _Work:
     """The model and what every stage needs of it."""
 
-    def __init__(self, source: str, progress: bool) -> None:
+    def __init__(self, source: str, progress: bool, depthwise: bool) -> None:
         self.source = source
+        self._depthwise = depthwise
         self.text, self.manifest = read_manifest_text(source)
         self.model = load_fp32(source, self.manifest)
         opset = next(o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx"))
@@ -348,7 +278,8 @@ class _Work:
     ) -> tuple[ModelProto, list[Layer]]:
         """The graph with all layers in INT8, and those layers.
 
-        Layers that read nothing but zeros, or that FP16 cannot hold, stay as they are.
+        Layers that read nothing but zeros, or that FP16 cannot hold, stay as they are, and
+        depthwise convolutions where it was asked for.
         """
         layers = self.layers()
         limits: dict[str, float] | None = journal.get("ranges", method)
@@ -359,7 +290,8 @@ class _Work:
         alive = [
             layer
             for layer in layers
-            if layer.name not in wide
+            if (self._depthwise or layer.op != "depthwise Conv")
+            and layer.name not in wide
             and all(limits[name] > 0.0 for name in calibrated_tensors([layer]))
         ]
         if not alive:

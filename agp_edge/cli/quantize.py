@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agp_edge.calibration.quantize import QuantiseReport
+    from agp_edge.calibration.quantise_report import QuantiseReport
 
 __all__ = ["HELP", "add_arguments", "quantise_lines", "run"]
 
@@ -59,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="fp16",
         help="of everything that is not INT8 (default: fp16)",
     )
+    parser.add_argument(
+        "--no-depthwise",
+        action="store_true",
+        help="leave depthwise convolutions in --precision; build --precision auto can compare both",
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures to FILE")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write a page")
 
@@ -77,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         budget=args.budget,
         labelled=args.labelled,
         precision=args.precision,
+        depthwise=not args.no_depthwise,
         progress=True,
     )
     for warning in report.warnings:

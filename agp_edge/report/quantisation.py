@@ -13,7 +13,7 @@ from agp_edge.report.render import write_page
 if TYPE_CHECKING:
     import os
 
-    from agp_edge.calibration.quantize import QuantiseReport
+    from agp_edge.calibration.quantise_report import QuantiseReport
 
 __all__ = ["write_quantisation"]
 

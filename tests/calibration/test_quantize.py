@@ -179,6 +179,18 @@ def test_a_budget_keeps_the_harmful_layers_wide(cnn, good, tmp_path, capsys):
     assert main([*arguments, "--budget", "1"]) == 0
 
 
+def test_depthwise_convolutions_can_be_left_out(cnn, good, tmp_path):
+    assert main(
+        ["quantize", str(cnn), str(good), "-o", str(tmp_path / "m.onnx"), "--no-depthwise"]
+    ) == 0  # fmt: skip
+    nodes = onnx.load(tmp_path / "m.onnx").graph.node
+    pairs = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    for node in nodes:
+        if node.op_type == "Conv":
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            assert (node.input[1] in pairs) == (groups == 1)
+
+
 def test_labelled_defects_judge(cnn, good, tmp_path):
     data = tmp_path / "data"
     for index in range(12):

@@ -1,0 +1,87 @@
+"""What a quantisation did: layer by layer, and what it costs; for people, JSON and pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agp_edge.calibration.accuracy import Accuracy
+    from agp_edge.calibration.sensitivity import Search, Step
+
+__all__ = ["LayerReport", "QuantiseReport"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerReport:
+    """One layer and what became of it."""
+
+    name: str
+    op: str
+    weights: int
+    snr: float | None
+    """dB of the distance map with this layer alone in INT8; None where nothing was scanned."""
+
+    precision: str
+    """ "int8", "fp16" or "fp32"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantiseReport:
+    """What was quantised, and what it costs."""
+
+    path: Path
+    source: Path
+    ranges: str
+    calibrated: tuple[Path, ...]
+    """The calibration images, in the order they were chosen."""
+
+    warnings: tuple[str, ...]
+    layers: tuple[LayerReport, ...]
+    budget: float | None
+    """None: every layer was quantised, whatever it costs."""
+
+    search: Search
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """Of the file that was written."""
+        return self.search.chosen.accuracy
+
+    @property
+    def int8_weights(self) -> float:
+        """Share of the layers' weights in INT8."""
+        total = sum(layer.weights for layer in self.layers)
+        return sum(x.weights for x in self.layers if x.precision == "int8") / total
+
+    def weights_share(self, step: Step) -> float:
+        """Share of the layers' weights in INT8 at a step of the search."""
+        weights = {layer.name: layer.weights for layer in self.layers}
+        return sum(weights[name] for name in self.search.order[: step.layers]) / sum(
+            weights.values()
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; no path of this machine but the names of the files."""
+        return {
+            "model": self.source.name,
+            "ranges": self.ranges,
+            "calibration_images": [path.name for path in self.calibrated],
+            "warnings": list(self.warnings),
+            "budget": self.budget,
+            "within_budget": self.search.within_budget,
+            "accuracy": self.accuracy.to_dict(),
+            "int8_layers": self.search.chosen.layers,
+            "int8_weights": self.int8_weights,
+            "layers": [vars(layer) for layer in self.layers],
+            "curve": [
+                {
+                    "layers": step.layers,
+                    "weights": self.weights_share(step),
+                    "accuracy": step.accuracy.to_dict(),
+                }
+                for step in self.search.curve
+            ],
+        }
