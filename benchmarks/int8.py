@@ -162,9 +162,11 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", choices=list(NAMES), default=["tiles", "mono"])
     parser.add_argument("--ranges", nargs="+", choices=RANGES, default=list(RANGES))
     parser.add_argument("--runs", type=Path, help="keep trained models here, take those there are")
+    parser.add_argument("--note", default="", help="about the models; goes into the results")
     parser.add_argument("--output", default="int8", help="name of the result files")
     arguments = parser.parse_args()
     results: dict[str, Any] = {}
+    note = arguments.note
     with tempfile.TemporaryDirectory() as scratch:
         for data in arguments.sets:
             folder = (arguments.runs or Path(scratch)) / data
@@ -192,15 +194,17 @@ def main() -> int:
                 arguments.output,
                 {
                     "engine": "ONNX Runtime on a CPU",
+                    "note": note,
                     "budget": BUDGET,
                     "data": {"solar cells": DATA_NOTE},
                     "results": results,
                 },
             )
-    lines = summary_lines(results)
+            lines = summary_lines(results)
+            with write_aside(path.with_suffix(".md")) as aside:
+                text = "\n".join([f"# {path.stem}", "", *([note, ""] * bool(note)), *lines])
+                aside.write_text(text + "\n", encoding="utf-8")
     print("\n".join(lines))
-    with write_aside(path.with_suffix(".md")) as aside:
-        aside.write_text("\n".join([f"# {path.stem}", "", *lines]) + "\n", encoding="utf-8")
     return 0
 
 

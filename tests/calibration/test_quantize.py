@@ -147,7 +147,7 @@ def test_both_families_become_real_int8_plans(family, good, tmp_path, precision)
 
 def test_the_same_inputs_give_the_same_file(cnn, good, tmp_path):
     for name in ("a", "b"):
-        quantise_onnx(cnn, good, tmp_path / f"{name}.onnx", count=16, ranges="entropy")
+        quantise_onnx(cnn, good, tmp_path / f"{name}.onnx", count=16)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "b.onnx"]
     quantise_onnx(cnn, good, tmp_path / "c.onnx", count=16, ranges="minmax")
@@ -175,8 +175,6 @@ def test_a_budget_keeps_the_harmful_layers_wide(cnn, good, tmp_path, capsys):
         and node.op_type in ("Conv", "MatMul", "Gemm")
     }
     assert quantised == {layer["name"] for layer in chosen}
-    # nothing is lost that a budget of everything would not allow
-    assert main([*arguments, "--budget", "1"]) == 0
 
 
 def test_depthwise_convolutions_can_be_left_out(cnn, good, tmp_path):
