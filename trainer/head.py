@@ -42,8 +42,9 @@ class PerturbationHead(nn.Module):
         super().__init__()
         self.grid = grid
         for index, count in enumerate(channels):
-            self.register_buffer(f"mean_{index}", torch.zeros(1, count, 1, 1))
-            self.register_buffer(f"scale_{index}", torch.ones(1, count, 1, 1))
+            # of the training alone: `fold` puts them into the projections
+            self.register_buffer(f"mean_{index}", torch.zeros(1, count, 1, 1), persistent=False)
+            self.register_buffer(f"scale_{index}", torch.ones(1, count, 1, 1), persistent=False)
         # one bias is enough: the projections are summed
         self.project = nn.ModuleList(
             nn.Conv2d(count, width, 1, bias=index == 0) for index, count in enumerate(channels)
@@ -65,8 +66,11 @@ class PerturbationHead(nn.Module):
         """Log odds (B, 1, gh, gw) that a token is perturbed, from feature maps (B, C_l, h, w)."""
         hidden: Tensor | None = None
         for index, (feature, project) in enumerate(zip(features, self.project, strict=True)):
-            mean, scale = self.get_buffer(f"mean_{index}"), self.get_buffer(f"scale_{index}")
-            projected = self._to_grid(project((feature - mean) * scale))
+            values = feature
+            if self.training:
+                mean, scale = self.get_buffer(f"mean_{index}"), self.get_buffer(f"scale_{index}")
+                values = (feature - mean) * scale
+            projected = self._to_grid(project(values))
             hidden = projected if hidden is None else hidden + projected
         assert hidden is not None  # for the type checker: there is a layer
         mixed = functional.gelu(self.mix(functional.gelu(hidden)))
@@ -88,6 +92,25 @@ class PerturbationHead(nn.Module):
             spread = spread.clamp(min=0.05 * float(spread.mean()) + _EPSILON)
             self.get_buffer(f"mean_{index}").copy_(mean)
             self.get_buffer(f"scale_{index}").copy_(1.0 / spread)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Puts the standardisation into the projections, which then take features as they are.
+
+        Ends the training: from here on the head is used in inference mode.
+        """
+        first = self.project[0]
+        assert isinstance(first, nn.Conv2d)  # for the type checker: ModuleList forgets it
+        assert first.bias is not None
+        for index, project in enumerate(self.project):
+            assert isinstance(project, nn.Conv2d)
+            mean, scale = self.get_buffer(f"mean_{index}"), self.get_buffer(f"scale_{index}")
+            project.weight.mul_(scale)
+            # a constant passes averaging and interpolation
+            first.bias.sub_((project.weight * mean).sum(dim=(1, 2, 3)))
+            mean.zero_()
+            scale.fill_(1.0)
+        self.eval()
 
     @torch.no_grad()
     def calibrate(self, logits: Tensor, distance: Tensor, weight: float) -> None:

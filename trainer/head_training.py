@@ -313,7 +313,7 @@ def _train(
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(head.parameters(), config.clip)
         optimizer.step()
-    head.eval()
+    head.fold()
 
 
 def _loss(logits: Tensor, covered: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ def test_channels_are_standardised_and_logits_calibrated():
     torch.testing.assert_close(scaled.mean(dim=(0, 2, 3)), torch.zeros(5), atol=1e-4, rtol=0)
     torch.testing.assert_close(scaled.std(dim=(0, 2, 3)), torch.ones(5), atol=1e-3, rtol=0)
     torch.nn.init.normal_(head.exit.weight)
+    head.fold()
     distance = 0.7 + 0.2 * torch.randn(40, 1, 4, 4)
     with torch.no_grad():
         head.calibrate(head.logits(good), distance, 0.5)
@@ -57,6 +58,19 @@ def test_channels_are_standardised_and_logits_calibrated():
     # half a standard deviation of the distance, and nothing on average
     assert float(evidence.mean()) == pytest.approx(0.0, abs=1e-4)
     assert float(evidence.std()) == pytest.approx(0.5 * float(distance.std()), rel=1e-3)
+
+
+def test_folding_the_standardisation_changes_nothing():
+    head = PerturbationHead((5, 7), (8, 8), 6, position=False).train()
+    torch.nn.init.normal_(head.exit.weight)
+    good = feature_maps(0, batch=40)
+    head.standardise(good)
+    with torch.no_grad():
+        before = head.logits(good)
+        head.fold()
+        torch.testing.assert_close(head.logits(good), before, atol=1e-4, rtol=1e-4)
+    assert not head.training
+    assert not [key for key in head.state_dict() if "scale_" in key or "mean_" in key]
 
 
 def test_copies_show_each_family_and_each_frame(small):
