@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["check_self_test", "self_test_frame", "synthetic_frame"]
 
-# Relative to the score in the manifest. FP32 engines differ by their order of summation only; FP16
-# and INT8 engines round every activation.
-FP32_TOLERANCE = 1e-3
-REDUCED_TOLERANCE = 1e-2
+# Relative to the score in the manifest. FP32 engines differ by their order of summation only, FP16
+# engines round every activation. In INT8 a rounding that falls the other way moves an activation by
+# a whole step: two ways to compute one INT8 graph lay up to 0.9 % apart on such frames.
+TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
 
 # Cell size in pixels and weight of each layer of noise: like photographs, more power in coarse
 # structure than in fine. The weights add up to 16.
@@ -116,11 +116,12 @@ def check_self_test(manifest: Mapping[str, Any], score: float, source: str) -> N
         source: the model's path, for the message.
 
     Raises:
-        ModelError: they differ by more than 1e-3 (FP32) or 1e-2 (else) of the expected score.
+        ModelError: they differ by more than 1e-3 (FP32), 1e-2 (FP16) or 5e-2 (INT8) of the expected
+            score.
     """
     expected = float(manifest["self_test"]["score"])
     asked = manifest.get("precision", {}).get("asked", "fp32")
-    tolerance = FP32_TOLERANCE if asked == "fp32" else REDUCED_TOLERANCE
+    tolerance = TOLERANCES.get(asked, TOLERANCES["int8"])  # a newer precision is no finer
     if math.isfinite(score) and abs(score - expected) <= tolerance * max(abs(expected), 1e-6):
         return
     raise ModelError(

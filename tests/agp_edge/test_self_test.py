@@ -46,7 +46,7 @@ def manifest(asked: str, score: float) -> dict:
     return {"precision": {"asked": asked}, "self_test": {"seed": 1, "score": score}}
 
 
-@pytest.mark.parametrize(("asked", "off"), [("fp32", 0.9e-3), ("fp16", 0.9e-2), ("int8", 0.9e-2)])
+@pytest.mark.parametrize(("asked", "off"), [("fp32", 0.9e-3), ("fp16", 0.9e-2), ("int8", 4.5e-2)])
 def test_within_the_tolerance(asked, off):
     check_self_test(manifest(asked, 0.5), 0.5 * (1 + off), "m")
     check_self_test(manifest(asked, 0.5), 0.5 * (1 - off), "m")
@@ -54,7 +54,7 @@ def test_within_the_tolerance(asked, off):
 
 @pytest.mark.parametrize(
     ("asked", "score"),
-    [("fp32", 0.5006), ("fp16", 0.506), ("int8", 0.494), ("fp32", float("nan")),
+    [("fp32", 0.5006), ("fp16", 0.506), ("int8", 0.47), ("fp32", float("nan")),
      ("fp32", float("inf"))],
 )  # fmt: skip
 def test_outside_the_tolerance(asked, score):
