@@ -158,7 +158,7 @@ def _counts_above(
     """The weight of the values above each threshold, for the thresholds from the highest down."""
     places = np.searchsorted(rising, values, side="left")  # thresholds below the value
     counted = np.bincount(places, weights, len(rising) + 1)
-    return np.cumsum(counted[::-1])[:-1]
+    return np.cumsum(counted[::-1], dtype=np.float64)[:-1]
 
 
 def _loss(before: float, after: float, resampled: NDArray[np.float64]) -> Loss:
