@@ -223,7 +223,7 @@ def measure(arguments: argparse.Namespace) -> None:
     print("\n".join(["", *report.lines()]))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("layout", choices=LAYOUTS)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the unpacked benchmark")
@@ -250,6 +250,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", help="name of the result files")
     arguments = parser.parse_args(argv)
     arguments.runs = arguments.runs or Path("runs") / run_name(arguments)
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse(argv)
     try:
         measure(arguments)
     except Error as error:

@@ -19,6 +19,7 @@ import provenance
 import public_sets
 
 from agp_edge.build import plan_from_onnx
+from agp_edge.errors import ModelError
 from agp_edge.evaluate import evaluate
 from agp_edge.manifest import read_manifest
 from agp_edge.public_layouts import open_public
@@ -104,6 +105,14 @@ def write_mvtec3d(root, names):
             )
 
 
+def untrained(backbone):
+    """A state dict as a publisher saves it, for the backbone's own size; never twice the same."""
+    import timm
+
+    state = timm.create_model(backbone).state_dict()
+    return {f"backbone.{name}": tensor for name, tensor in state.items()}
+
+
 def run(tmp_path, *arguments):
     return public_sets.main([*arguments, "--runs", str(tmp_path / "runs"), *SMALL])
 
@@ -139,13 +148,6 @@ def test_one_class_table_of_mvtec(tmp_path, results, capsys):
         results / "public_mvtec_one-class_paper_random.md"
     ).read_text(encoding="utf-8")
 
-    # shape and compile: the plan that an edge device would get
-    manifest = read_manifest(model)
-    assert (manifest["input"]["height"], manifest["input"]["width"]) == (SIDE, SIDE)
-    assert (manifest["output"]["height"], manifest["output"]["width"]) == (4, 4)  # patches of 16
-    report = plan_from_onnx(model, tmp_path / "m.plan", backend="rtx", targets=(86,))
-    assert report.precision == "fp32"
-
     # what is done is not done again
     written = model.with_name("checkpoint.safetensors").stat().st_mtime_ns
     assert run(tmp_path, "mvtec", str(data), "--weights", "random") == 0
@@ -154,17 +156,13 @@ def test_one_class_table_of_mvtec(tmp_path, results, capsys):
 
 
 def test_multi_class_of_visa_from_a_weights_file(tmp_path, results, capsys):
-    """One model, a row per class; the weights of a local file are used, of another size too."""
-    import timm
-
-    torch.manual_seed(3)
-    state = timm.create_model("test_vit").state_dict()  # for 160 pixels: positions are resampled
-    weights = tmp_path / "dino.pth"
-    torch.save({"teacher": state}, weights)
-    data = tmp_path / "data"
+    """One model, a row per class; the paper's backbone, its weights from a local file."""
+    data, weights = tmp_path / "data", tmp_path / "dino.pth"
+    torch.save({"teacher": untrained("vit_small_patch16_224.dino")}, weights)
     write_visa(data, ["candle", "pcb1"])
     arguments = ["visa", str(data), "--weights", str(weights), "--setup", "multi-class"]
-    assert run(tmp_path, *arguments) == 0
+    arguments += ["--runs", str(tmp_path / "runs"), *SMALL[2:]]  # the default backbone
+    assert public_sets.main(arguments) == 0
     out = capsys.readouterr().out
     assert "random" not in out
     assert "| **mean of 2** |" in out
@@ -174,16 +172,42 @@ def test_multi_class_of_visa_from_a_weights_file(tmp_path, results, capsys):
     assert document["weights"] == "dino.pth"
     assert document["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert str(tmp_path) not in json.dumps(document)
-    manifest = read_manifest(tmp_path / "runs/all/model.onnx")
-    assert (manifest["setup"], manifest["classes"]) == ("multi-class", ["candle", "pcb1"])
+    model = tmp_path / "runs/all/model.onnx"
     for dataset in open_public("visa", data):
-        again = evaluate(tmp_path / "runs/all/model.onnx", dataset, resamples=2).to_dict()
+        again = evaluate(model, dataset, resamples=2).to_dict()
         assert document["classes"][dataset.root.name]["aupro"] == again["aupro"]
 
+    # shape and compile: the plan that an edge device would get
+    manifest = read_manifest(model)
+    assert (manifest["setup"], manifest["classes"]) == ("multi-class", ["candle", "pcb1"])
+    assert (manifest["input"]["height"], manifest["input"]["width"]) == (SIDE, SIDE)
+    assert (manifest["output"]["height"], manifest["output"]["width"]) == (4, 4)  # patches of 16
+    report = plan_from_onnx(model, tmp_path / "m.plan", backend="rtx", targets=(86,))
+    assert report.precision == "fp32"
+    assert report.weights > 20_000_000  # nine blocks of ViT-S and a decoder of its width
+
     # other weights do not go on where these ended
-    torch.save({"teacher": timm.create_model("test_vit").state_dict()}, weights)
-    assert run(tmp_path, *arguments) == 1
+    torch.save({"teacher": untrained("vit_small_patch16_224.dino")}, weights)
+    assert public_sets.main(arguments) == 1
     assert "error: " in capsys.readouterr().err
+
+
+def test_dinov2_from_a_file_has_a_map_at_a_multiple_of_its_patch(tmp_path):
+    from agp_edge.trainer.network import new_model
+
+    weights = tmp_path / "dinov2.pth"
+    state = untrained("vit_small_patch14_dinov2.lvd142m")  # for 518 pixels
+    torch.save({**state, "mask_token": torch.zeros(1, 384)}, weights)  # published with it
+    arguments = ["mvtec", "-", "--weights", "-", "--backbone", "vit_small_patch14_dinov2.lvd142m"]
+    config, _ = public_sets.configs(public_sets.parse([*arguments, "--size", "56"]))
+    model, _ = new_model(config, str(weights), 0)
+    loaded = model.backbone.model.blocks[8].mlp.fc2.weight
+    assert torch.equal(loaded, state["backbone.blocks.8.mlp.fc2.weight"])
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 56, 56)).shape == (1, 1, 4, 4)
+    wrong, _ = public_sets.configs(public_sets.parse(arguments))
+    with pytest.raises(ModelError, match="multiples of 14 pixels"):
+        new_model(wrong, str(weights), 0)
 
 
 def test_product_method_on_a_cnn_with_mvtec3d(tmp_path, results, capsys, monkeypatch):
