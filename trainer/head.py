@@ -19,6 +19,8 @@ __all__ = ["PerturbationHead"]
 
 _RARE = -3.0  # logit before training: few tokens are perturbed
 _EPSILON = 1e-6
+# Of the logits: a head that learned nothing is not blown up, and its rounding neither.
+_LEAST_SPREAD = 0.1
 
 
 class PerturbationHead(nn.Module):
@@ -123,7 +125,7 @@ class PerturbationHead(nn.Module):
             weight: of the head beside the reconstruction; 0 silences it.
         """
         self.offset.copy_(logits.mean())
-        self.gain.copy_(weight * distance.std() / logits.std().clamp(min=_EPSILON))
+        self.gain.copy_(weight * distance.std() / logits.std().clamp(min=_LEAST_SPREAD))
 
     def _to_grid(self, feature: Tensor) -> Tensor:
         height, width = feature.shape[2:]
