@@ -74,7 +74,6 @@ class SizeBudget:
     """That the input size is to be chosen, and within what."""
 
     milliseconds: float | None = None  # per frame of the network on this machine; None: no limit
-    required: bool = True  # False: too few images leave the size as it is
 
 
 def decided_augment(
@@ -148,31 +147,19 @@ def decided_size(
     from agp_edge.trainer.size import choose_size  # noqa: PLC0415  (few trainings need it)
 
     if config.setup == "few-shot":
-        return _kept_size(
-            "few-shot training has no images to choose it by", budget, model_config, say
+        raise DataError(
+            "few-shot training has no images to choose the input size by; give it, e.g. --size 256"
         )
-    try:
-        choice = choose_size(
-            [*data.train, *data.stop],
-            model_config,
-            lambda config_: new_model(config_, weights, config.seed),
-            seed=config.seed,
-            budget_ms=budget.milliseconds,
-            progress=progress,
-        )
-    except DataError as error:
-        return _kept_size(str(error), budget, model_config, say)
+    choice = choose_size(
+        [*data.train, *data.stop],
+        model_config,
+        lambda config_: new_model(config_, weights, config.seed),
+        seed=config.seed,
+        budget_ms=budget.milliseconds,
+        progress=progress,
+    )
     for line in choice.lines():
         say(line)
     with write_aside(table) as aside:
         aside.write_text(json.dumps(asdict(choice), indent=1), encoding="utf-8")
     return choice.config, choice.reason
-
-
-def _kept_size(
-    why: str, budget: SizeBudget, config: ModelConfig, say: Callable[[str], None]
-) -> tuple[ModelConfig, str]:
-    if budget.required:
-        raise DataError(f"the input size cannot be chosen: {why}")
-    say(f"input {config.height}x{config.width}: {why}")
-    return config, "default"

@@ -52,16 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size",
         metavar="H[xW]",
         type=_size,
-        help="pixels of the input, or auto: size and layers are chosen by good images and "
-        "synthetic defects, and the table of candidates is printed; default: auto, 256 where there "
-        "are too few images to choose by",
+        help="pixels of the input (256), or auto: size and layers are chosen by good images and "
+        "synthetic defects, and the table of candidates is printed",
     )
     parser.add_argument(
         "--budget-ms",
         type=float,
         metavar="MS",
-        help="with --size auto: most milliseconds per frame of the network by ONNX Runtime on this "
-        "machine",
+        help="of --size auto, which it implies: most milliseconds per frame of the network by ONNX "
+        "Runtime on this machine",
     )
     parser.add_argument(
         "--layers",
@@ -148,9 +147,8 @@ def run(args: argparse.Namespace) -> int:
         model, training, weights = identity.model, identity.train, identity.weights
     dataset = open_setup(args.setup or training.setup, args.data)
     size = None
-    if args.size == "auto" or (args.size is None and state is None):
-        required = args.size == "auto" or args.budget_ms is not None
-        size = SizeBudget(args.budget_ms, required=required)
+    if args.size == "auto" or (args.size is None and args.budget_ms is not None):
+        size = SizeBudget(args.budget_ms)
     height, width = args.size if isinstance(args.size, tuple) else (None, None)
     result = train(
         dataset,
