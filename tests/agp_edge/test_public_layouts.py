@@ -94,6 +94,21 @@ def test_visa_masks_are_defective_above_zero(visa):
     assert not read_mask(good, (SIDE, SIDE)).any()
 
 
+def test_visa_masks_with_a_palette(visa):
+    """PNG can store the index and a colour for it; only what is not the background counts."""
+    from PIL import Image
+
+    path = visa[0] / "candle/Data/Masks/Anomaly/000.png"
+    picture = Image.fromarray(mask(2))
+    picture.putpalette([0, 0, 0, 128, 0, 0, 0, 60, 20])
+    picture.save(path)
+    with Image.open(path) as stored:
+        assert stored.mode == "P"
+    (data,) = open_public("visa", visa[0], ["candle"])
+    drawn = read_mask(data.test[0], (SIDE, SIDE), image_shape=(SIDE, SIDE))
+    np.testing.assert_array_equal(drawn, mask(1) > 0)
+
+
 def test_mvtec3d_reads_colour_images_and_leaves_validation_out(mvtec3d):
     bagel, rope = open_public("mvtec3d", mvtec3d)
     assert (bagel.root.name, rope.root.name) == ("bagel", "rope")
