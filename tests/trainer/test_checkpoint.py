@@ -42,7 +42,7 @@ def test_model_is_rebuilt_from_any_of_the_paths(small, folder):
         expected = model(image)
         for name in ("checkpoint.json", "checkpoint.safetensors"):
             assert torch.equal(load_model(folder / name)[0](image), expected)
-    assert expected.shape == (1, 1, 4, 4)
+    assert expected.shape == (1, 1, 8, 8)
 
 
 def test_checkpoint_is_json_and_safetensors_without_pickle(folder):
