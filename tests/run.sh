@@ -21,7 +21,7 @@ step "linters"
 ruff check .
 ruff format --check .
 mypy
-git ls-files 'cpp/*.cpp' 'cpp/*.hpp' | xargs clang-format --dry-run --Werror
+git ls-files 'cpp/*.cpp' 'cpp/*.hpp' 'cpp/*.h' | xargs clang-format --dry-run --Werror
 
 step "C++ tests"
 cmake --preset release
