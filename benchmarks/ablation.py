@@ -1,0 +1,352 @@
+"""What does each part of AGPNet bring? Held-out synthetic defects on tiles, real ones on cells.
+
+Trains the default network with one thing changed at a time and compares image AUROC (and AUPRO
+where masks are known). No image of the magnetic tiles' test folder is read: the tiles' good
+training images are split by part, a third is judged, good as it is and with synthetic defects; the
+head is trained twice, each time without half of the families, and judged on the families left out.
+Solar cells (elpv-dataset, the split of magnetic_tile.py): real defects, no masks.
+
+    python benchmarks/ablation.py [--sets tiles mono poly] [--seeds 3] [--parts noise head]
+
+Writes benchmarks/results/ablation.json and .md after each row, so that a run that is cut off
+leaves what it found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from magnetic_tile import NAMES, lay_out
+from numpy.typing import NDArray
+from provenance import RESULTS, write_result
+from torch import Tensor
+
+from agp_edge import _core
+from agp_edge.dataset import Dataset, Sample, open_dataset, split_by_part
+from agp_edge.files import write_aside
+from agp_edge.metrics import PixelScores, aupro, image_auroc
+from agp_edge.trainer import head_training
+from agp_edge.trainer.checkpoint import load_model
+from agp_edge.trainer.config import ModelConfig, TrainConfig
+from agp_edge.trainer.data import ImageReader, training_data
+from agp_edge.trainer.features import FeatureExtractor
+from agp_edge.trainer.head_training import fit_head, perturbed_copies
+from agp_edge.trainer.model import AgpNet
+from agp_edge.trainer.perturbation import minmax
+from agp_edge.trainer.synthetic import FAMILIES
+from agp_edge.trainer.train import train
+from agp_edge.trainer.weights import Pretrained
+
+# Each family is left out of one training of the head.
+HALVES = (("crack", "blob", "texture", "grain"), ("scratch", "shade", "blur", "chunk"))
+WEIGHTS = (0.25, 0.5, 1.0)  # of the head
+BATCH = 16
+
+Maps = Callable[[list[Tensor]], Tensor]  # feature maps of the layers -> distance maps
+
+
+class Judge:
+    """Good images, and the defects that they are compared with, as the frozen layers see them."""
+
+    def __init__(
+        self,
+        model: AgpNet,
+        reader: ImageReader,
+        good: Sequence[Sample],
+        bad: Sequence[Sample],
+        *,
+        pretrained: Pretrained,
+        seed: int,
+    ) -> None:
+        self.size = (reader.height, reader.width)
+        self.groups: dict[str, list[tuple[list[Tensor], NDArray[np.bool_] | None]]] = {}
+        with torch.no_grad():
+            for name, samples in (("good", good), ("defective", bad)):
+                for start in range(0, len(samples), BATCH):
+                    inputs = reader.read(samples[start : start + BATCH])
+                    self._add(name, model, inputs, None)
+                    if name == "good" and not bad:
+                        self._add_synthetic(model, inputs, pretrained, seed + start)
+
+    def _add_synthetic(
+        self, model: AgpNet, inputs: Tensor, pretrained: Pretrained, seed: int
+    ) -> None:
+        random = np.random.default_rng([seed, 99])
+        frames = head_training._frames(inputs, pretrained)
+        everywhere = [np.ones(frame.shape[:2], np.float32) for frame in frames]
+        for family in FAMILIES:
+            for images, masks in perturbed_copies(
+                frames, everywhere, (family,), len(frames), 0, random=random
+            ):
+                self._add(family, model, head_training._inputs(images, pretrained), np.stack(masks))
+
+    def _add(
+        self, name: str, model: AgpNet, inputs: Tensor, masks: NDArray[np.bool_] | None
+    ) -> None:
+        features = [layer.half() for layer in model.backbone(inputs)]
+        self.groups.setdefault(name, []).append((features, masks))
+
+    def figures(self, model: AgpNet, config: ModelConfig, ways: dict[str, Maps]) -> dict[str, Any]:
+        """Image AUROC (and AUPRO) of each way, for each group of defects."""
+        found: dict[str, Any] = {}
+        for way, maps in ways.items():
+            scores: dict[str, NDArray[np.float64]] = {}
+            pixels: dict[str, PixelScores] = {}
+            for name, batches in self.groups.items():
+                values, drawn, known = [], [], []
+                for features, masks in batches:
+                    with torch.no_grad():
+                        grids = maps([layer.float() for layer in features])[:, 0].numpy()
+                    postprocessor = _postprocessor(grids.shape[1:], config)
+                    for index, grid in enumerate(grids):
+                        result = postprocessor.run(np.ascontiguousarray(grid), outputs=1)
+                        values.append(result.score)
+                        # every other pixel: a quarter of the sorting
+                        drawn.append(result.anomaly_map[::2, ::2])
+                        mask = np.zeros(self.size, np.bool_) if masks is None else masks[index]
+                        known.append(mask[::2, ::2])
+                scores[name] = np.array(values)
+                if "defective" not in self.groups:
+                    pixels[name] = PixelScores.collect(drawn, known)
+            found[way] = {
+                name: {
+                    "image_auroc": image_auroc(
+                        [False] * len(scores["good"]) + [True] * len(bad),
+                        np.concatenate([scores["good"], bad]),
+                    ),
+                    "aupro": aupro(PixelScores.join([pixels["good"], pixels[name]]))
+                    if name in pixels
+                    else None,
+                }
+                for name, bad in scores.items()
+                if name != "good"
+            }
+        return found
+
+
+def _postprocessor(grid: tuple[int, ...], config: ModelConfig) -> _core.Postprocessor:
+    return _core.Postprocessor(
+        grid_height=grid[0],
+        grid_width=grid[1],
+        map_height=config.height,
+        map_width=config.width,
+        sigma=config.sigma,
+        score=config.score,
+        top_share=config.top_share,
+    )
+
+
+def sides(name: str, root: Path, seed: int) -> tuple[Dataset, list[Sample], list[Sample]]:
+    """The data set to train on, good images to judge, real defects (none for tiles)."""
+    dataset = open_dataset(root)
+    if name != "tiles":
+        good = [sample for sample in dataset.test if not sample.is_defective]
+        return dataset, good, [sample for sample in dataset.test if sample.is_defective]
+    fit, held = split_by_part(dataset.train, 1 / 3, seed)
+    return replace(dataset, train=tuple(fit), test=()), list(held), []
+
+
+def rows(name: str, seed: int, parts: Sequence[str], scratch: Path) -> Iterator[dict[str, Any]]:
+    """All variants on one set with one seed, one after another."""
+    dataset, good, bad = sides(name, lay_out(name, scratch / "data", seed), seed)
+    judge: Judge | None = None
+    base = TrainConfig(seed=seed)
+    plain = ModelConfig(head_width=0)
+
+    def trained(label: str, config: TrainConfig) -> tuple[AgpNet, Pretrained, ImageReader]:
+        train(
+            dataset,
+            scratch / label,
+            plain,
+            config,
+            weights="wheel",
+            device="cpu",
+            cache_dir=scratch / "features",
+            progress=False,
+        )
+        model, info = load_model(scratch / label)
+        reader = ImageReader(plain.height, plain.width, info.mean, info.std)
+        return model, Pretrained(model, "", info.mean, info.std), reader
+
+    def row(part: str, label: str, figures: dict[str, Any]) -> dict[str, Any]:
+        return {"set": name, "seed": seed, "part": part, "variant": label, "figures": figures}
+
+    variants = {"attention-guided noise": base}
+    if "noise" in parts:
+        variants |= {
+            "no noise": replace(base, perturbation="none"),
+            "uniform noise of equal energy": replace(base, perturbation="uniform"),
+            "token dropout of equal energy": replace(base, perturbation="dropout", beta=0.0),
+        }
+    energy = 0.0  # of the first variant's noise
+    for label, config in variants.items():
+        model, pretrained, reader = trained(
+            label.replace(" ", "_"), equal_energy(config, energy) if judge else config
+        )
+        if judge is None:
+            judge = Judge(model, reader, good, bad, pretrained=pretrained, seed=seed)
+            energy = mask_energy(model, reader, base, dataset.train)
+            ways = {"one Gaussian instead of a decoder": gaussian(model, dataset, reader)}
+            yield row("decoder", "one Gaussian", judge.figures(model, plain, ways))
+        yield row("noise", label, judge.figures(model, plain, {label: model.distance_map}))
+        if label == "attention-guided noise" and "head" in parts:
+            for found in heads(model, judge, dataset, base, pretrained=pretrained, reader=reader):
+                yield row("head", *found)
+
+
+def heads(
+    model: AgpNet,
+    judge: Judge,
+    dataset: Dataset,
+    base: TrainConfig,
+    *,
+    pretrained: Pretrained,
+    reader: ImageReader,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The head beside the trained reconstruction: weights, placement; families left out."""
+    data = training_data(dataset, base, progress=False)
+    config = ModelConfig()
+    synthetic = "defective" not in judge.groups
+    whole = AgpNet(config, model.backbone)
+    whole.load_state_dict(model.state_dict(), strict=False)
+    whole.eval()
+    for placement in ("uniform", "attention"):
+        found: dict[str, Any] = {}
+        for held in HALVES if synthetic else ((),):
+            families = [family for family in FAMILIES if family not in held]
+            fit_head(
+                whole,
+                replace(base, placement=placement),
+                data.train,
+                Priors(model, reader, data.train),
+                data.stop,
+                weight=1.0,
+                pretrained=pretrained,
+                reader=reader,
+                families=families,
+                progress=False,
+            )
+            assert whole.head is not None
+            full = float(whole.head.gain)
+            for weight in WEIGHTS:
+                whole.head.gain.fill_(weight * full)
+                way = f"head, {placement} placement, weight {weight:g}"
+                figures = judge.figures(whole, config, {way: whole.distance_map})[way]
+                kept = {k: v for k, v in figures.items() if not synthetic or k in held}
+                found.setdefault(way, {}).update(kept)
+        yield f"head, {placement} placement", found
+
+
+class Priors:
+    """Prior masks of images, computed when they are asked for."""
+
+    def __init__(self, model: AgpNet, reader: ImageReader, samples: Sequence[Sample]) -> None:
+        self._extractor = FeatureExtractor(model, "auto", torch.device("cpu"))
+        self._reader, self._samples = reader, samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def read(self, indices: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, C) and masks (B, N), as a feature cache gives them."""
+        tokens, prior = self._extractor(self._reader.read([self._samples[i] for i in indices]))
+        return tokens.float(), prior.float()
+
+
+def gaussian(model: AgpNet, dataset: Dataset, reader: ImageReader) -> Maps:
+    """The decoder replaced by zero, with a position scaling of its own."""
+    from agp_edge.trainer.position import PositionScale  # noqa: PLC0415
+
+    def raw(features: list[Tensor]) -> Tensor:
+        target = model.whitened(model.fusion(features))
+        return model.distance(target, torch.zeros_like(target)).reshape(-1, 1, *model.grid)
+
+    scale = PositionScale(model.grid)
+    samples = dataset.train
+    with torch.no_grad():
+        scale.fit(
+            raw(model.backbone(reader.read(samples[start : start + BATCH])))
+            for start in range(0, len(samples), BATCH)
+        )
+    return lambda features: scale(raw(features))
+
+
+def mask_energy(
+    model: AgpNet, reader: ImageReader, config: TrainConfig, samples: Sequence[Sample]
+) -> float:
+    """Mean square of the attention-guided noise at the last epoch, in a token's mean squares.
+
+    With the prior alone: what the decoder's own attention adds changes little of it.
+    """
+    _, prior = Priors(model, reader, samples).read(np.arange(min(len(samples), 32)))
+    return float((config.alpha * minmax(prior) + config.beta).square().mean())
+
+
+def equal_energy(config: TrainConfig, energy: float) -> TrainConfig:
+    """The same energy of disturbance at the last epoch as attention-guided noise has."""
+    if config.perturbation == "uniform":
+        return replace(config, alpha=max(energy**0.5 - config.beta, 0.0))
+    if config.perturbation == "dropout":
+        return replace(config, alpha=min(energy, 1.0))  # a token set to zero loses all its energy
+    return config
+
+
+def table(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Mean over seeds (and spread) of the mean over the groups of defects."""
+    lines = ["| data | part | variant | seeds | image AUROC | AUPRO |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    gathered: dict[tuple[str, str, str], list[tuple[float, float | None]]] = {}
+    for entry in results:
+        for way, groups in entry["figures"].items():
+            figures = list(groups.values())
+            overlaps = [f["aupro"] for f in figures]
+            gathered.setdefault((entry["set"], entry["part"], way), []).append(
+                (
+                    float(np.mean([f["image_auroc"] for f in figures])),
+                    None if None in overlaps else float(np.mean(overlaps)),
+                )
+            )
+    for (name, part, way), found in gathered.items():
+        cells = [_spread([auroc for auroc, _ in found])]
+        overlaps = [overlap for _, overlap in found if overlap is not None]
+        cells.append(_spread(overlaps) if overlaps else "-")
+        lines.append(f"| {NAMES[name]} | {part} | {way} | {len(found)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _spread(values: Sequence[float]) -> str:
+    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{spread}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--sets", nargs="+", choices=list(NAMES), default=list(NAMES))
+    parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
+    parser.add_argument("--parts", nargs="+", choices=["noise", "head"], default=["noise", "head"])
+    parser.add_argument("--output", default="ablation", help="name of the result files")
+    arguments = parser.parse_args()
+    results: list[dict[str, Any]] = []
+    for seed in range(arguments.seeds):
+        for name in arguments.sets:
+            with tempfile.TemporaryDirectory() as scratch:
+                for entry in rows(name, seed, arguments.parts, Path(scratch)):
+                    results.append(entry)
+                    write_result(arguments.output, {"results": results})
+                    lines = [f"# {arguments.output}", "", *table(results)]
+                    with write_aside(RESULTS / f"{arguments.output}.md") as aside:
+                        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+                    print("\n".join(table([entry])[2:]), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
