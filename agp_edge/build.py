@@ -310,7 +310,7 @@ def _parse(trt: Any, builder: Any, logger: Any, graph: str, *, source: str, titl
         flags = 1 << int(strongly_typed)
     network = _not_null(builder.create_network(flags), "network", title, logger)
     parser = _not_null(trt.OnnxParser(network, logger), "ONNX parser", title, logger)
-    # From the file, not from its bytes: weights may lie beside it.
+    # From the file, not from its bytes: its errors name the file.
     if not parser.parse_from_file(graph):
         reasons = [_reason(parser.get_error(index)) for index in range(parser.num_errors)]
         raise ModelError(

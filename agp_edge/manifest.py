@@ -176,8 +176,8 @@ def read_manifest(path: str | PathLike[str]) -> dict[str, Any]:
     Loads neither the model nor any inference library.
 
     Raises:
-        ModelError: the file is missing, unreadable, truncated, not a model of ours, or its
-            manifest is of a newer major version or lacks a key.
+        ModelError: the file is missing, unreadable, truncated, not a model of ours, keeps weights
+            in another file, or its manifest is of a newer major version or lacks a key.
     """
     return read_manifest_text(path)[1]
 
@@ -189,6 +189,8 @@ def read_manifest_text(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
         ModelError: as `read_manifest`.
     """
     from agp_edge import _core  # noqa: PLC0415  (the extension stays out of this module's import)
+    from agp_edge.engines import is_plan  # noqa: PLC0415  (imports this package's types)
+    from agp_edge.external_data import refuse_external_data  # noqa: PLC0415  (as the line above)
 
     source = fspath(path)
     try:
@@ -208,4 +210,6 @@ def read_manifest_text(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
         ) from error
     if not isinstance(document, dict):  # C++ has checked it; for the type checker
         raise ModelError(f"the manifest of '{source}' is not a JSON object")
+    if not is_plan(source):
+        refuse_external_data(source)
     return text, document

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from agp_edge.dependencies import require
 from agp_edge.errors import DataError, ModelError
+from agp_edge.external_data import refuse_external_data
 from agp_edge.files import write_aside
 from agp_edge.gpu import find_gpus
 from agp_edge.site import file_sha256
@@ -31,8 +32,6 @@ LOG.addHandler(logging.NullHandler())
 
 # Part of every key: raised when plans of the same inputs come out different.
 CACHE_FORMAT = 1
-# How a tensor names the file with its values: a StringStringEntryProto of the key "location".
-EXTERNAL_DATA = b"\x0a\x08location\x12"
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 
 
@@ -163,7 +162,7 @@ def plan_key(
     """32 hex digits of a SHA-256 over the model's bytes, the target and the options.
 
     Raises:
-        ModelError: the model cannot be read, or its weights lie in other files, whose changes the
+        ModelError: the model cannot be read, or keeps weights in another file, whose changes the
             key would not show.
     """
     path = Path(onnx_path)
@@ -171,11 +170,7 @@ def plan_key(
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"the model '{path}' cannot be read ({error.strerror})") from error
-    if EXTERNAL_DATA in content:
-        raise ModelError(
-            f"the weights of '{path}' lie in other files, which the plan cache does not follow: "
-            "save the model as one file, or compile it with `agp-edge build`"
-        )
+    refuse_external_data(path)
     document = {
         "format": CACHE_FORMAT,
         "onnx": hashlib.sha256(content).hexdigest(),

@@ -23,7 +23,7 @@ LOG_FATAL = 4
 
 
 def open_onnx(path: str, *, threads: int = 0) -> _core.Engine:
-    """Load an ONNX file (and the external data beside it) into ONNX Runtime's CPU provider.
+    """Load an ONNX file into ONNX Runtime's CPU provider.
 
     Args:
         path: the file.

@@ -161,14 +161,43 @@ def test_dynamic_shapes(write, image, one_line):
     one_line("score", path, image)
 
 
-def test_missing_external_data(tmp_path, write, image, one_line):
+@pytest.mark.parametrize("there", [True, False])
+def test_weights_in_another_file(there, tmp_path, write, image, one_line):
+    """The hash of the model would not cover them; the sentence's own remedy works."""
+    import onnx
+
     path = write("external.onnx", external_data=True)
-    with Detector(path) as detector:
-        assert np.isfinite(detector.score(np.zeros((64, 64), np.uint8)).score)
-    (tmp_path / "weights.bin").unlink()
-    with pytest.raises(ModelError, match=r"external\.onnx' .*weights\.bin"):
+    single = tmp_path / "single.onnx"
+    onnx.save_model(onnx.load(path), single)
+    if not there:
+        (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ModelError, match=r"external\.onnx' keeps .*'weights\.bin'.*save_model"):
         Detector(path)
-    assert "weights.bin" in one_line("score", path, image)
+    plan = tmp_path / "m.plan"
+    for command in (["score", path, image], ["info", path], ["build", path, "-o", plan]):
+        assert "'weights.bin'" in one_line(*command)
+    assert not plan.exists()
+    with Detector(single) as detector:
+        assert np.isfinite(detector.score(np.zeros((64, 64), np.uint8)).score)
+
+
+@pytest.mark.parametrize("length", [3, 40, 200, 20_000])
+def test_names_of_external_files(length, tmp_path):
+    """Of any length; and metadata with the key `location` is no other file."""
+    import onnx
+
+    from agp_edge.external_data import refuse_external_data
+
+    model = onnx.ModelProto()
+    onnx.helper.set_model_props(model, {"location": "hall 4" + "." * length})
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    refuse_external_data(path)
+    tensor = model.graph.initializer.add()
+    tensor.external_data.add(key="location", value="w" * length)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=f"another file, '{'w' * length}',"):
+        refuse_external_data(path)
 
 
 @pytest.mark.parametrize("poison", [NAN, float("inf")])

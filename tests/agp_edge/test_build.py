@@ -40,12 +40,6 @@ def test_names_outside_ascii(write_model, tmp_path):
     assert read_manifest(tmp_path / "m.plan")["classes"] == ["Flasche groß", "瓶"]
 
 
-def test_external_weights(write_model, tmp_path):
-    model = write_model(tmp_path / "m.onnx", external_data=True)
-    report = plan_from_onnx(model, tmp_path / "m.plan", backend="rtx")
-    assert report.weights == 8 * 3 * 8 * 8 + 1
-
-
 def sized(write_model, path, length):
     """A model whose plan manifest has just this many bytes."""
     import tensorrt_rtx_bindings as trt
