@@ -23,7 +23,7 @@ enum class OnnxWalk : std::uint8_t {
 struct OnnxMetadata {
   OnnxWalk walk;
   std::string value;
-  std::string problem;  // kMalformed: which, and at which byte
+  std::string problem;      // kMalformed: which, and at which byte
   std::uint64_t begin = 0;  // of the whole entry in the file, kFound only
   std::uint64_t end = 0;
 };
