@@ -50,8 +50,8 @@ def test_import_loads_no_inference_library():
 def test_import_is_quick():
     whole = TIMING.replace("import numpy", "# import numpy")
     assert statistics.median(float(python(whole)) for _ in range(5)) < 0.2
-    # ours alone: half of the whole; shared machines vary two-fold in CPU time
-    assert statistics.median(float(python(TIMING)) for _ in range(5)) < 0.1
+    # ours alone; the least of five: a busy machine can double CPU time, and never lowers it
+    assert min(float(python(TIMING)) for _ in range(5)) < 0.05
 
 
 def test_the_visible_names_are_exactly_the_public_ones():
