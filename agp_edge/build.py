@@ -11,6 +11,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,7 @@ def plan_from_onnx(
     workspace: int | None = None,
     timing_cache: str | os.PathLike[str] | None = None,
     targets: Sequence[int] = (),
+    keep_onnx: str | os.PathLike[str] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> BuildReport:
     """Compile `onnx_path` into `plan_path`; an existing plan is replaced when the new one is whole.
@@ -109,6 +111,8 @@ def plan_from_onnx(
             model fast. TensorRT for RTX measures nothing and has none.
         targets: compute capabilities for "rtx", e.g. (86, 89); empty: this machine's GPU, or
             `RTX_TARGETS` where it has none that RTX knows.
+        keep_onnx: where the FP16 graph that is made here is kept, checked and before it is
+            compiled; None: nowhere.
         progress: called now and then with the share done, 0 to 1, from another thread.
 
     Raises:
@@ -116,9 +120,18 @@ def plan_from_onnx(
             refuses it; the graph is of another precision, or loses too much in FP16.
         DependencyError: no compiler is installed.
         DeviceError: "tensorrt" without an NVIDIA GPU.
-        Error: unknown backend, or targets that it does not have.
+        Error: unknown backend, or targets that it does not have; `keep_onnx` where nothing is
+            converted, or with the name of another file of this build.
     """
     source = os.fspath(onnx_path)
+    if keep_onnx is not None and Path(keep_onnx).resolve() in (
+        Path(source).resolve(),
+        Path(plan_path).resolve(),
+    ):
+        raise Error(
+            f"the FP16 graph cannot be kept as '{os.fspath(keep_onnx)}', which is the model or the "
+            "plan: expected another file"
+        )
     manifest = read_manifest(source)
     if is_plan(source):
         raise ModelError(f"'{source}' is a plan already: pass the .onnx file that it was made from")
@@ -140,6 +153,14 @@ def plan_from_onnx(
     _plan_name(manifest, source, placeholder=_has_gpu())  # too long is refused before any work
     with TemporaryDirectory(prefix="agp-edge-build-") as folder:
         graph, conversion = graph_of_precision(source, precision, Path(folder), images)
+        if keep_onnx is not None:
+            if conversion is None:
+                raise Error(
+                    f"'{source}' is compiled as it is, so there is no converted graph to keep as "
+                    f"'{os.fspath(keep_onnx)}': leave it out, or ask for fp16 of an fp32 model"
+                )
+            with write_aside(keep_onnx) as aside:
+                copyfile(graph, aside)
         manifest["precision"] = read_manifest(graph)["precision"]
         compiled = _compile(
             trt,

@@ -58,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="real images for that comparison (default: synthetic frames)",
     )
     parser.add_argument(
+        "--keep-onnx",
+        metavar="FILE",
+        help="keep the converted graph of --precision fp16, e.g. to compare it with the plan",
+    )
+    parser.add_argument(
         "--workspace", metavar="MIB", type=int, help="most scratch memory on the GPU (default: all)"
     )
     parser.add_argument(
@@ -93,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.precision != "auto" and (args.int8 or args.budget is not None):
         raise Error("--int8 and --budget belong to --precision auto: add it, or leave them out")
+    if args.keep_onnx is not None and args.precision != "fp16":
+        raise Error("--keep-onnx keeps what --precision fp16 converts: add it, or leave this out")
     images = () if args.images is None else list_images(args.images)
     choice = None
 
@@ -115,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
                 timing_cache=args.timing_cache,
                 optimization_level=args.optimization_level,
                 targets=args.sm,
+                keep_onnx=args.keep_onnx,
                 progress=show,
             )
 

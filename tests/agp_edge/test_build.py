@@ -239,3 +239,37 @@ def test_mutated_plans_never_crash(small_model, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "ModelError" in done.stdout
+
+
+def test_the_fp16_graph_is_kept(small_model, tmp_path, capfd):
+    """A model of its own: named in its manifest, opened and compiled as it is to the same size."""
+    from agp_edge import Detector
+
+    kept, plan = tmp_path / "half.onnx", tmp_path / "m.plan"
+    command = ["build", str(small_model), "--backend", "rtx", "--precision", "fp16"]
+    command += ["-o", str(plan)]
+    assert main([*command, "--keep-onnx", str(kept)]) == 0
+    assert read_manifest(kept)["precision"]["asked"] == "fp16"
+    assert read_manifest(kept)["precision"] == read_manifest(plan)["precision"]
+    with Detector(kept) as detector:
+        assert detector.threshold == pytest.approx(0.3)
+    report = plan_from_onnx(kept, tmp_path / "again.plan", backend="rtx")
+    assert report.precision == "fp16"
+    assert report.plan_bytes == plan.stat().st_size
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.plan", "half.onnx", "m.plan"]
+    capfd.readouterr()
+    before = small_model.read_bytes()
+    for file in (small_model, plan):
+        assert main([*command, "--keep-onnx", str(file)]) == 1
+        assert "is the model or the plan" in capfd.readouterr().err
+    assert small_model.read_bytes() == before
+
+
+def test_nothing_converted_is_nothing_to_keep(small_model, tmp_path, capfd):
+    kept, plan = tmp_path / "half.onnx", tmp_path / "m.plan"
+    command = ["build", str(small_model), "-o", str(plan), "--keep-onnx", str(kept)]
+    assert main([*command, "--precision", "fp32"]) == 1
+    assert "keeps what --precision fp16 converts" in capfd.readouterr().err
+    with pytest.raises(Error, match="there is no converted graph to keep"):
+        plan_from_onnx(small_model, plan, backend="rtx", keep_onnx=kept)
+    assert list(tmp_path.iterdir()) == []
