@@ -95,6 +95,9 @@ class Comparison:
     engines: tuple[str, str]
     precisions: tuple[str, str]
     thresholds: tuple[float, float] | None
+    threshold_sources: tuple[str, str] | None
+    """Whose each is: "site file", "model", or "other model" for a side that has none."""
+
     frames: tuple[ComparedFrame, ...]
     root: Path
     score_maximum: float
@@ -155,6 +158,9 @@ class Comparison:
             "engines": list(self.engines),
             "precisions": list(self.precisions),
             "thresholds": None if self.thresholds is None else list(self.thresholds),
+            "threshold_sources": None
+            if self.threshold_sources is None
+            else list(self.threshold_sources),
             "n_images": len(self.frames),
             "score_maximum": self.score_maximum,
             "score_share_maximum": self.score_share_maximum,
@@ -199,8 +205,9 @@ def compare(
 ) -> Comparison:
     """Scores every test image with both models and measures how far they lie apart.
 
-    Each model decides with its own threshold; one that has none (a checkpoint never has) takes the
-    other's. Self-tests are not run: a difference is what is looked for.
+    Each model decides with its own threshold, its site file's before its manifest's; one that has
+    none (a checkpoint never has) takes the other's. Self-tests are not run: a difference is what is
+    looked for.
 
     Args:
         first: the reference: a checkpoint, an ONNX file or a plan.
@@ -221,7 +228,8 @@ def compare(
     samples = _spread(dataset.test or dataset.train, limit)
     if not samples:
         raise DataError(f"data set '{dataset.root}' has no images to compare models on")
-    thresholds = _thresholds(first, second)
+    own = (_own_threshold(first), _own_threshold(second))
+    thresholds = _thresholds(*own)
     frames: list[ComparedFrame] = []
     lowest, highest = np.inf, -np.inf
     with (
@@ -261,6 +269,7 @@ def compare(
         engines=engines,
         precisions=precisions,
         thresholds=used,
+        threshold_sources=None if thresholds is None else (_source(own[0]), _source(own[1])),
         root=dataset.root,
         tolerances=tolerances or TOLERANCES[max(precisions, key=list(TOLERANCES).index)],
     )
@@ -274,6 +283,7 @@ def _figures(
     engines: tuple[str, str],
     precisions: tuple[str, str],
     thresholds: tuple[float, float] | None,
+    threshold_sources: tuple[str, str] | None,
     root: Path,
     tolerances: Tolerances,
 ) -> Comparison:
@@ -290,6 +300,7 @@ def _figures(
         engines=engines,
         precisions=precisions,
         thresholds=thresholds,
+        threshold_sources=threshold_sources,
         frames=tuple(frames),
         root=root,
         score_maximum=float(differences.max()),
@@ -324,27 +335,34 @@ def _map(answer: Any) -> NDArray[np.float32]:
     return found
 
 
+# A model's threshold and whose it is: "site file" or "model".
+_Own = tuple[float, str]
+
+
 def _thresholds(
-    first: str | os.PathLike[str], second: str | os.PathLike[str]
+    first: _Own | None, second: _Own | None
 ) -> tuple[float | None, float | None] | None:
     """What each side is told: None for its own; no pair where neither has one."""
-    own = [_own_threshold(path) for path in (first, second)]
-    if own == [None, None]:
+    if first is None and second is None:
         return None
     return (
-        own[1] if own[0] is None else None,
-        own[0] if own[1] is None else None,
+        second[0] if first is None and second is not None else None,
+        first[0] if second is None and first is not None else None,
     )
 
 
-def _own_threshold(path: str | os.PathLike[str]) -> float | None:
+def _source(own: _Own | None) -> str:
+    return "other model" if own is None else own[1]
+
+
+def _own_threshold(path: str | os.PathLike[str]) -> _Own | None:
     if _is_checkpoint(path):
         return None
     site = read_site(path)
     if site is not None and site.threshold is not None:
-        return site.threshold
+        return site.threshold, "site file"
     threshold = read_manifest(path)["threshold"]
-    return None if threshold is None else float(threshold["value"])
+    return None if threshold is None else (float(threshold["value"]), "model")
 
 
 def _is_checkpoint(path: str | os.PathLike[str]) -> bool:

@@ -30,6 +30,7 @@ from agp_edge.metrics import (
     image_auroc_interval,
     pixel_auroc,
 )
+from agp_edge.site import read_site
 
 if TYPE_CHECKING:
     import os
@@ -88,6 +89,11 @@ class Evaluation:
     engine: str
     root: Path
     has_parts: bool
+    threshold_source: str | None = None
+    """Whose threshold decided: "site file" or "model"; None without one."""
+
+    threshold_record: dict[str, Any] | None = None
+    """How that threshold was found, for `promise_text`; None: set by hand, or none."""
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as `agp-edge eval --json` writes them."""
@@ -144,6 +150,8 @@ def evaluate(
 ) -> Evaluation:
     """Scores every test image of `data` and computes all metrics.
 
+    Verdicts are those of the site file's threshold where it has one, else of the model's own.
+
     The first image is scored once more before the others, so that latencies are those of a warm
     engine. Same model, data, engine and machine: the same digits (latency excepted).
 
@@ -167,7 +175,13 @@ def evaluate(
     types = _defect_types(dataset)
     masked = {sample.label for sample in dataset.test if sample.mask_path is not None}
     manifest = read_manifest(model)
-    has_threshold = manifest["threshold"] is not None
+    site = read_site(model)
+    threshold_source, threshold_record = None, manifest["threshold"]
+    if site is not None and site.threshold is not None:
+        threshold_source, threshold_record = "site file", site.threshold_record
+    elif threshold_record is not None:
+        threshold_source = "model"
+    has_threshold = threshold_source is not None
     frames: list[ScoredFrame] = []
     pixels: dict[str, PixelScores] = {}
     with Detector(
@@ -214,6 +228,8 @@ def evaluate(
         engine=engine_name,
         root=dataset.root,
         has_parts=dataset.has_parts,
+        threshold_source=threshold_source,
+        threshold_record=threshold_record,
     )
 
 

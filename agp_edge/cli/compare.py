@@ -19,7 +19,8 @@ EPILOG = """\
 A and B: a run's folder (torch), an ONNX file or a plan; A is the reference. Shares are of A's
 score, and of the range of A's maps over all images. Default tolerances, by the coarser precision
 of the two: fp32 1e-3 (scores) and 1e-3 (maps), fp16 1e-2 and 2e-2, int8 5e-2 and 1e-1; no verdict
-may differ, unless A's score is as near its threshold as that (borderline).
+may differ, unless A's score is as near its threshold as that (borderline). Thresholds: the site
+file's, else the model's own, else the other model's.
 Exit code: 0 within the tolerances, 4 outside."""
 
 
@@ -86,13 +87,21 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     if comparison.image_auroc is not None:
         first, second = comparison.image_auroc
         lines.append(f"image AUROC: {first:.4f} and {second:.4f} ({second - first:+.4f})")
-    if comparison.thresholds is None:
-        lines.append("neither model has a threshold: no verdicts")
+    if comparison.thresholds is None or comparison.threshold_sources is None:
+        lines.append("neither model nor a site file has a threshold: no verdicts")
     else:
         flips = comparison.flips
+        stated = [
+            f"{mark} takes that of the other model, {value:.6g}"
+            if source == "other model"
+            else f"{mark}'s {source} says {value:.6g}"
+            for mark, value, source in zip(
+                "AB", comparison.thresholds, comparison.threshold_sources, strict=True
+            )
+        ]
         lines.append(
             f"verdicts that differ: {len(flips)} of {len(comparison.frames)} "
-            f"(thresholds {comparison.thresholds[0]:.6g} and {comparison.thresholds[1]:.6g})"
+            f"(thresholds: {stated[0]}, {stated[1]})"
         )
         words = ("good", "anomalous")
         for frame in flips:
@@ -104,9 +113,9 @@ def comparison_lines(comparison: Comparison) -> list[str]:
                 f"{' (borderline)' if comparison.is_borderline(frame) else ''}"
             )
     limits = comparison.tolerances
-    stated = f"scores {limits.score:g}, maps {limits.map:g}, verdicts {limits.flips}"
+    allowed = f"scores {limits.score:g}, maps {limits.map:g}, verdicts {limits.flips}"
     if comparison.failures:
-        lines.append(f"outside the tolerances ({stated}): {'; '.join(comparison.failures)}")
+        lines.append(f"outside the tolerances ({allowed}): {'; '.join(comparison.failures)}")
     else:
-        lines.append(f"within the tolerances ({stated})")
+        lines.append(f"within the tolerances ({allowed})")
     return lines

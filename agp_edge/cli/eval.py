@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from agp_edge.metrics import rate_interval
 from agp_edge.threshold_text import promise_text
 
@@ -113,22 +111,18 @@ def _row(name: str, metrics: Metrics, width: int) -> str:
 
 def _verdict_lines(evaluation: Evaluation) -> list[str]:
     if evaluation.threshold is None:
-        return ["the model has no threshold: no verdicts"]
-    promise = evaluation.manifest["threshold"]
+        return ["neither the model nor a site file has a threshold: no verdicts"]
     rejected = evaluation.count(defective=False, anomalous=True)
     good = evaluation.count(defective=False)
     found = evaluation.count(defective=True, anomalous=True)
     defective = evaluation.count(defective=True)
     rejected_parts, parts = evaluation.good_parts()
     low, high = rate_interval(rejected_parts, parts)
-    # the detector keeps it as float32
-    is_the_models = np.float32(promise["value"]) == np.float32(evaluation.threshold)
-    promised = promise_text(promise) if is_the_models else "the site file's, see `agp-edge info`"
     by_part = f"{rejected_parts} of {parts} good parts, " if evaluation.has_parts else ""
     return [
-        f"at the threshold {evaluation.threshold:.6g}:",
+        f"at the threshold {evaluation.threshold:.6g} of the {evaluation.threshold_source}:",
         f"  {found} of {defective} defective found ({found / defective:.1%})",
         f"  {rejected} of {good} good rejected ({by_part}{rejected_parts / parts:.1%}, 95 %"
         f" interval {low:.1%} to {high:.1%})",
-        f"  promised: {promised}",
+        f"  promised: {promise_text(evaluation.threshold_record)}",
     ]

@@ -108,6 +108,21 @@ def test_the_site_files_threshold_counts(small_model, data, write_model, tmp_pat
     comparison = compare(small_model, other, data)
     assert comparison.thresholds == (pytest.approx(0.3), pytest.approx(1e-6))
     assert {frame.verdicts for frame in comparison.flips} == {(False, True)}
+    assert comparison.threshold_sources == ("model", "site file")
+    assert comparison.to_dict()["threshold_sources"] == ["model", "site file"]
+
+
+def test_whose_threshold_is_said(small_model, data, write_model, tmp_path, capsys):
+    """A site file gives one to a model without; a model without any takes the other's."""
+    from agp_edge.site import Site, file_sha256, write_site
+
+    bare = write_model(tmp_path / "bare.onnx", changes={"threshold": None})
+    main(["compare", str(small_model), str(bare), str(data)])
+    text = "(thresholds: A's model says 0.3, B takes that of the other model, 0.3)"
+    assert text in capsys.readouterr().out
+    write_site(bare, Site(model_sha256=file_sha256(bare), threshold=0.25))
+    main(["compare", str(bare), str(small_model), str(data)])
+    assert "(thresholds: A's site file says 0.25, B's model says 0.3)" in capsys.readouterr().out
 
 
 def test_no_threshold_anywhere(data, write_model, tmp_path):

@@ -243,6 +243,25 @@ def test_verdicts_are_counted(evaluation):
     assert evaluation.count(defective=True) == 12
 
 
+@pytest.mark.parametrize("own", [None, 14.0])
+def test_the_site_files_threshold_decides(own, data, tmp_path, capsys):
+    """With or without one in the model; the command and the page say whose it is."""
+    from agp_edge.site import Site, file_sha256, write_site
+
+    model = write_model(tmp_path / "m.onnx", threshold=own)
+    write_site(model, Site(model_sha256=file_sha256(model), threshold=1e-3))
+    found = evaluate(model, data)
+    assert found.threshold == pytest.approx(1e-3)
+    assert found.threshold_source == "site file"
+    assert all(frame.is_anomalous for frame in found.frames)
+    page = tmp_path / "page.html"
+    assert main(["eval", str(model), str(data), "--html", str(page)]) == 0
+    lines = capsys.readouterr().out
+    assert "at the threshold 0.001 of the site file:" in lines
+    assert "promised: no record: set by hand" in lines
+    assert "0.001 of the site file, no record: set by hand" in page.read_text(encoding="utf-8")
+
+
 def test_a_model_without_threshold_is_measured_without_verdicts(evaluation, data, tmp_path):
     model = write_model(tmp_path / "bare.onnx", threshold=None)
     bare = evaluate(model, data)
