@@ -6,6 +6,7 @@ own, with a random decoder.
 
 import dataclasses
 import json
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -105,19 +106,23 @@ def half(family):
 def test_fp16_compiles_and_is_half_as_large(half, tmp_path):
     report = plan_from_onnx(half.path, tmp_path / "m.plan", backend="rtx", targets=TARGETS)
     assert report.precision == "fp16"
-    assert read_manifest(tmp_path / "m.plan")["precision"] == {"asked": "fp16", "built": None}
+    precision = read_manifest(tmp_path / "m.plan")["precision"]
+    assert (precision["asked"], precision["built"]) == ("fp16", None)
     # dense: what is not a weight does not count; the CNN has few weights and many small kernels
     assert report.bytes_per_weight < (2.5 if "vit" in str(half.path) else 3.4)
 
 
 def test_fp16_keeps_threshold_self_test_and_float_tensors(family, half):
     report = half
-    assert report.difference.score_maximum < 1e-2
+    assert report.difference.score_maximum < 4e-3
     # FP16 rounds: a difference of nothing would mean that nothing was converted
     assert report.difference.map_maximum > 1e-5
-    assert 0 < len(report.kept) < report.nodes / 10
+    assert 0 < len(report.kept) < report.nodes / 6
+    # the first layers of the CNN; the ViT's first weights are too many for that
+    assert ("entrance" in report.kept.values()) == ("vit" not in str(family))
     before, after = read_manifest(family), read_manifest(report.path)
-    assert after.pop("precision") == {"asked": "fp16", "built": None}
+    precision = after.pop("precision")
+    assert precision["kept_fp32"] == dict(Counter(report.kept.values()))
     before.pop("precision")
     assert before == after
 
@@ -128,8 +133,8 @@ def test_fp16_keeps_threshold_self_test_and_float_tensors(family, half):
     for tensor in graph.initializer:
         if tensor.data_type in sizes:
             sizes[tensor.data_type] += int(np.prod(tensor.dims))
-    # the distance and its scaling per position stay in 32 bits
-    assert sizes[TensorProto.FLOAT] < 1e-3 * sizes[TensorProto.FLOAT16]
+    # the distance, its scaling per position and the first layers stay in 32 bits
+    assert sizes[TensorProto.FLOAT] < 4e-3 * sizes[TensorProto.FLOAT16]
     # the self-test holds the FP32 score, and is checked on opening
     with Detector(report.path, threshold=0.0) as detector:
         frame = self_test_frame(after, 7)

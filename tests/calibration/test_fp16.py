@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from agp_edge import DataError, Detector, ModelError, read_manifest
-from agp_edge.calibration.fp16 import fp16_from_onnx
+from agp_edge.calibration.fp16 import SCORE_AIM, SCORE_TOLERANCE, fp16_from_onnx
 from agp_edge.calibration.half_graph import distance_tail, half_graph, rounded_graph
 from agp_edge.manifest import MANIFEST_KEY, InputSpec, Manifest, OutputSpec
 
@@ -99,7 +99,9 @@ def test_the_tail_stays_fp32(tmp_path):
     assert weights["kernels"] == weights["mix"] == TensorProto.FLOAT16
     assert weights["epsilon"] == TensorProto.FLOAT
     with Detector(tmp_path / "h.onnx", threshold=0.0) as detector:
-        assert detector.manifest["precision"] == {"asked": "fp16", "built": None}
+        assert detector.manifest["precision"] == {
+            "asked": "fp16", "built": None, "kept_fp32": {"distance": 5},
+        }  # fmt: skip
     assert sorted(path.name for path in tmp_path.iterdir()) == ["h.onnx", "m.onnx"]
 
 
@@ -280,3 +282,43 @@ def test_the_first_layers_go_to_fp32_where_accuracy_asks(tmp_path):
     }
     assert types_of["kernels"] == TensorProto.FLOAT
     assert types_of["large"] == TensorProto.FLOAT16
+
+
+def stem_and_large(offset):
+    """24 weights, then 12,000: digits that the stem loses are lost for good."""
+    node = helper.make_node
+    rng = np.random.default_rng(0)
+    return graph_of(
+        [
+            node("Conv", ["image", "stem"], ["c"], name="stem", strides=[4, 4]),
+            node("Conv", ["c", "large"], ["features"], name="large"),
+            node("Relu", ["features"], ["r"], name="relu"),
+            node("Add", ["r", "offset"], ["sum"], name="up"),
+            node("Sub", ["sum", "offset"], ["d"], name="down"),
+            node("Conv", ["d", "mix"], ["distance"], name="mix"),
+        ],
+        {
+            "stem": rng.normal(0, 0.1, (2, 3, 2, 2)).astype(np.float32),
+            "offset": np.float32(offset),
+            "large": rng.normal(0, 0.3, (4000, 2, 1, 1)).astype(np.float32),
+            "mix": np.full((1, 4000, 1, 1), 0.001, np.float32),
+        },
+    )
+
+
+def test_a_small_first_layer_always_stays_fp32(tmp_path):
+    """Where FP16 would do as well: the frames of the check need not show what it costs."""
+    report = fp16_from_onnx(write(stem_and_large(0.5), tmp_path / "m.onnx"), tmp_path / "h.onnx")
+    assert report.kept == {"stem": "entrance"}
+    assert report.difference.score_maximum < SCORE_AIM
+    precision = read_manifest(tmp_path / "h.onnx")["precision"]
+    assert precision["kept_fp32"] == {"entrance": 1}
+
+
+def test_between_aim_and_tolerance_the_best_is_kept(tmp_path):
+    """What is lost behind the first layers is not won back there: still within the self-test."""
+    path = write(cancelling(32.0), tmp_path / "m.onnx")
+    report = fp16_from_onnx(path, tmp_path / "h.onnx")
+    assert SCORE_AIM < report.difference.score_maximum <= SCORE_TOLERANCE
+    with pytest.raises(ModelError, match="loses too much"):
+        fp16_from_onnx(path, tmp_path / "g.onnx", score_tolerance=SCORE_AIM)
