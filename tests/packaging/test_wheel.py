@@ -62,7 +62,8 @@ def test_files_beside_python_are_known(names: list[str]) -> None:
         r"|report/[\w./-]+\.(html|css|js)(\.j2)?)"
     )
     assert [name for name in others if not allowed.fullmatch(name)] == []
-    assert "agp_edge/py.typed" in others
+    templates = {f"agp_edge/report/{path.name}" for path in (ROOT / "agp_edge/report").glob("*.j2")}
+    assert {"agp_edge/py.typed", *templates} <= set(others)
     assert sum(name.startswith("agp_edge/_core.") and name.endswith(".so") for name in others) == 1
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
