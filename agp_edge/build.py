@@ -28,7 +28,7 @@ from agp_edge.precision import (
     check_network,
     engine_precision,
     graph_of_precision,
-    stamp_built,
+    stamped_plan,
 )
 from agp_edge.timing_cache import load_timing_cache, save_timing_cache
 
@@ -74,6 +74,9 @@ class BuildReport:
     fp16_check: str | None = None
     """How far the FP16 graph lies from the FP32 one; None where nothing was converted."""
 
+    timing_cache_problem: str | None = None
+    """Why the timing cache was not kept; None where it was, or where none was asked for."""
+
     @property
     def bytes_per_weight(self) -> float:
         """plan_bytes / weights: near 4 says FP32, near 2 FP16, near 1 INT8, for large models."""
@@ -118,6 +121,7 @@ def plan_from_onnx(
     Raises:
         ModelError: not an ONNX file of ours, its manifest is too long for a plan, or the compiler
             refuses it; the graph is of another precision, or loses too much in FP16.
+        DataError: the timing cache cannot be read, or not be written.
         DependencyError: no compiler is installed.
         DeviceError: "tensorrt" without an NVIDIA GPU.
         Error: unknown backend, or targets that it does not have; `keep_onnx` where nothing is
@@ -192,15 +196,17 @@ def plan_from_onnx(
         precision=manifest["precision"]["asked"],
         built=manifest["precision"]["built"],
         fp16_check=None if conversion is None else str(conversion.difference),
+        timing_cache_problem=compiled.timing_cache_problem,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Compiled:
     title: str
-    plan: bytes | bytearray
+    plan: bytes
     seconds: float
     weights: int
+    timing_cache_problem: str | None
 
 
 def _compile(
@@ -226,6 +232,7 @@ def _compile(
     logger = make_logger(trt)
     builder = _not_null(trt.Builder(logger), "builder", title, logger)
     network = _parse(trt, builder, logger, graph, source=source, title=title)
+    _check_ends(trt, network, source)
     check_network(trt, network, manifest["precision"]["asked"], source)
     config = _not_null(builder.create_builder_config(), "builder configuration", title, logger)
     # TF32 keeps 10 bits of mantissa: a graph that says FP32 gets FP32.
@@ -241,8 +248,11 @@ def _compile(
         # Lets the pipeline capture the engine in a CUDA graph.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     network.name = _plan_name(manifest, source, placeholder=reads_back)
+    measured = b""
     if timing_cache is not None:
-        load_timing_cache(config, timing_cache)
+        measured = load_timing_cache(config, timing_cache)
+        # a cache that cannot be used is no reason why a model does not compile
+        logger.first_error = logger.last_error = ""
 
     serialized = serialized_network(trt, builder, network, config, progress)
     if serialized is None:
@@ -253,21 +263,23 @@ def _compile(
             "optimization level, or export the model with other operators"
         )
     seconds = time.perf_counter() - started
+    problem = None
     if timing_cache is not None:
-        save_timing_cache(config, timing_cache)
-    plan: bytes | bytearray = bytes(memoryview(serialized))
+        problem = save_timing_cache(config, timing_cache, measured)
+    plan = bytes(memoryview(serialized))
     if reads_back:
-        built = engine_precision(trt, serialized, logger)
+        built = engine_precision(trt, plan, logger)
         check_built(manifest["precision"]["asked"], built, source, title)
-        if built is not None:
-            plan = bytearray(plan)
-            stamp_built(plan, built)
+        stamped = None if built is None else stamped_plan(trt, plan, built, logger)
+        if stamped is not None:
+            plan = stamped
             manifest["precision"]["built"] = built
     return _Compiled(
         title=title,
         plan=plan,
         seconds=seconds,
         weights=_count_weights(trt, network),
+        timing_cache_problem=problem,
     )
 
 
@@ -339,6 +351,19 @@ def _parse(trt: Any, builder: Any, logger: Any, graph: str, *, source: str, titl
             "export the model with operators that it supports"
         )
     return network
+
+
+def _check_ends(trt: Any, network: Any, source: str) -> None:
+    """Refuses a graph whose inputs or outputs the pipeline could not serve."""
+    ends = [network.get_input(index) for index in range(network.num_inputs)]
+    ends += [network.get_output(index) for index in range(network.num_outputs)]
+    for tensor in ends:
+        if tensor.dtype != trt.DataType.FLOAT:
+            raise ModelError(
+                f"tensor '{tensor.name}' of '{source}' is {tensor.dtype.name.lower()}, float32 is "
+                "expected of inputs and outputs also where the layers are float16: give the "
+                "float32 model and --precision fp16, which keeps them"
+            )
 
 
 def _reason(error: Any) -> str:

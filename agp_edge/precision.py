@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,22 @@ __all__ = [
     "engine_precision",
     "graph_of_precision",
     "layers_precision",
-    "stamp_built",
+    "stamped_plan",
 ]
 
 PRECISIONS = ("fp32", "fp16", "int8")
 # As long as any precision in quotes: what was read back takes its place in the compiled plan.
 BUILT_PLACEHOLDER = '"built":null  '
+# Words of the inspector's formats, e.g. "Channel major FP16 format where channel % 8 == 0".
+_DATA_TYPES = {
+    "int8": "int8",
+    "half": "fp16",
+    "fp16": "fp16",
+    "float16": "fp16",
+    "float": "fp32",
+    "fp32": "fp32",
+    "float32": "fp32",
+}
 
 
 def graph_of_precision(
@@ -117,22 +128,19 @@ def layers_precision(information: str) -> str | None:
     """
     try:
         layers = json.loads(information)["Layers"]
-    except (ValueError, KeyError, TypeError):
+        tensors = [tensor for layer in layers for tensor in layer.get("Outputs", ())]
+        formats = [
+            str(tensor.get("Format/Datatype", tensor.get("Datatype", ""))) for tensor in tensors
+        ]
+    # names only, where it was built without detailed verbosity; or a layout that is not known
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     counts = {"int8": 0, "fp16": 0, "fp32": 0}
-    for layer in layers:
-        if not isinstance(layer, dict):  # names only: built without detailed verbosity
-            return None
-        for tensor in layer.get("Outputs", []):
-            words = str(tensor.get("Format/Datatype", tensor.get("Datatype", ""))).lower()
-            for name, spellings in (
-                ("int8", ("int8",)),
-                ("fp16", ("half", "fp16", "float16")),
-                ("fp32", ("float", "fp32")),
-            ):
-                if any(spelling in words for spelling in spellings):
-                    counts[name] += 1
-                    break
+    for text in formats:
+        for word in re.findall(r"[a-z0-9]+", text.lower()):
+            if word in _DATA_TYPES:
+                counts[_DATA_TYPES[word]] += 1
+                break
     if not any(counts.values()):
         return None
     if counts["int8"]:
@@ -140,16 +148,26 @@ def layers_precision(information: str) -> str | None:
     return "fp16" if counts["fp16"] >= counts["fp32"] else "fp32"
 
 
-def engine_precision(trt: Any, plan: Any, logger: Any) -> str | None:
-    """Read the precision back from a compiled plan; the caller knows that a GPU is there."""
-    runtime = trt.Runtime(logger)
-    engine = None if runtime is None else runtime.deserialize_cuda_engine(plan)
-    if engine is None:  # compiled for another GPU than this machine's
-        return None
-    inspector = engine.create_engine_inspector()
+def engine_precision(trt: Any, plan: bytes, logger: Any) -> str | None:
+    """Read the precision back from a compiled plan; the caller knows that a GPU is there.
+
+    Returns:
+        None where the engine does not load here (compiled for another GPU) or does not tell.
+    """
+    engine = _engine(trt, plan, logger)
+    inspector = None if engine is None else engine.create_engine_inspector()
     if inspector is None:
         return None
-    return layers_precision(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    try:
+        information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    except (RuntimeError, UnicodeDecodeError):  # pybind11's: a null pointer, text that is none
+        return None
+    return layers_precision(information)
+
+
+def _engine(trt: Any, plan: bytes, logger: Any) -> Any:
+    runtime = trt.Runtime(logger)
+    return None if runtime is None else runtime.deserialize_cuda_engine(plan)
 
 
 def check_built(asked: str, built: str | None, source: str, title: str) -> None:
@@ -166,18 +184,16 @@ def check_built(asked: str, built: str | None, source: str, title: str) -> None:
         )
 
 
-def stamp_built(plan: bytearray, built: str) -> None:
-    """Writes what was read back into the manifest inside a compiled plan, in place.
+def stamped_plan(trt: Any, plan: bytes, built: str, logger: Any) -> bytes | None:
+    """The plan with what was read back in its manifest, loaded once more to see that it may.
 
-    Raises:
-        ModelError: the plan does not hold the placeholder just once.
+    Returns:
+        None where the plan does not hold the placeholder just once, or does not load any more:
+        then the plan as it was is the one to keep.
     """
     old = BUILT_PLACEHOLDER.encode()
     new = f'"built":"{built}"'.encode()
     if plan.count(old) != 1 or len(new) != len(old):
-        raise ModelError(
-            f"the compiled plan has {plan.count(old)} places for the precision that was built, one "
-            "is expected: build it again"
-        )
-    start = plan.index(old)
-    plan[start : start + len(old)] = new
+        return None
+    stamped = plan.replace(old, new)
+    return None if _engine(trt, stamped, logger) is None else stamped

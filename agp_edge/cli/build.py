@@ -148,6 +148,8 @@ def run(args: argparse.Namespace) -> int:
         f"compiled in {report.seconds:.1f} s by {report.backend} for compute capability "
         f"{', '.join(report.targets)}"
     )
+    if report.timing_cache_problem is not None:
+        print(report.timing_cache_problem)
     return 0
 
 
