@@ -108,9 +108,11 @@ class OpenVinoEngine final : public Engine {
     const bool is_dynamic = library_.partial_shape_is_dynamic(partial);
     library_.partial_shape_free(&partial);
     if (type != float32_ || is_dynamic) {
-      throw ModelError("the tensor '" + spec.name + "' of '" + path + "' " +
-                       (is_dynamic ? "has a dynamic shape" : "is not float32") +
-                       ", float32 of a static shape is expected: export the model again");
+      throw ModelError(
+          "the tensor '" + spec.name + "' of '" + path + "' " +
+          (is_dynamic ? "has a dynamic shape" : "is not float32") +
+          ", float32 of a static shape is expected: export the model again; FP16 is made "
+          "of it with `agp-edge build --precision fp16`, which keeps inputs and outputs");
     }
     ov_shape_t shape{};
     library_.check(library_.const_port_get_shape(&port, &shape), what);

@@ -48,6 +48,12 @@ void check_tensor(const Engine& engine, const std::vector<TensorSpec>& tensors, 
                      " " + role + "s, one is expected: export it again");
   }
   const TensorSpec& tensor = tensors.front();
+  if (tensor.dtype == DType::kFloat16) {
+    throw ModelError("the model in " + engine.name() + " has the " + role + " " +
+                     to_string(tensor) + ", float32 " + to_string(shape) +
+                     " is expected also where its layers are float16: make it of the float32 model "
+                     "with `agp-edge build --precision fp16`, which keeps inputs and outputs");
+  }
   if (tensor.dtype != DType::kFloat32 || tensor.shape != shape) {
     throw ModelError("the model in " + engine.name() + " has the " + role + " " +
                      to_string(tensor) + ", its manifest says float32 " + to_string(shape) +

@@ -136,6 +136,37 @@ def test_manifest_that_does_not_fit(changes, message, write, image, one_line):
     one_line("score", path, image)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_float16_inputs_and_outputs(dtype, tmp_path, write, image, one_line):
+    """Somebody else's conversion, whatever its manifest says; ours keeps float32 at both ends."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    from agp_edge.calibration.fp16 import fp16_from_onnx
+
+    changes = {"input.dtype": dtype, "output.dtype": dtype, "precision.asked": "fp16"}
+    path, plan = write("foreign.onnx", changes=changes), tmp_path / "m.plan"
+    onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=False), path)
+    sentence = (
+        r"input 'image' float16 \(1, 3, 64, 64\), float32 \(.*\) is expected.*--precision fp16"
+    )
+    with pytest.raises(ModelError, match=sentence):
+        Detector(path, engine="onnxruntime")
+    with pytest.raises(ModelError, match=r"'image' .* is not float32, .*--precision fp16"):
+        Detector(path, engine="openvino")
+    assert "is expected" in one_line("score", path, image)
+    line = one_line("build", path, "-o", plan, "--backend", "rtx")
+    assert "'image' of" in line
+    assert "is half, float32 is expected" in line
+    assert not plan.exists()
+
+    ours = tmp_path / "ours.onnx"
+    fp16_from_onnx(write("fp32.onnx"), ours)
+    graph = onnx.load(ours).graph
+    ends = [*graph.input, *graph.output]
+    assert {end.type.tensor_type.elem_type for end in ends} == {onnx.TensorProto.FLOAT}
+
+
 def test_graph_that_the_engine_refuses(write, image, one_line):
     import onnx
 
