@@ -52,9 +52,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _precision(precision: dict[str, Any]) -> str:
+    wide = precision.get("kept_fp32")
+    counts = ", ".join(f"{reason} {count}" for reason, count in wide.items()) if wide else ""
+    kept = f"; nodes kept in fp32: {counts}" if counts else ""
     if precision.get("built") is None:
-        return f"{precision['asked']} asked (no GPU has read back what was built)"
-    return f"{precision['built']} built, {precision['asked']} asked"
+        return f"{precision['asked']} asked (no GPU has read back what was built){kept}"
+    return f"{precision['built']} built, {precision['asked']} asked{kept}"
 
 
 def _tail(tail: dict[str, Any]) -> str:

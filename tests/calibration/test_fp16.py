@@ -306,13 +306,16 @@ def stem_and_large(offset):
     )
 
 
-def test_a_small_first_layer_always_stays_fp32(tmp_path):
+def test_a_small_first_layer_always_stays_fp32(tmp_path, command):
     """Where FP16 would do as well: the frames of the check need not show what it costs."""
     report = fp16_from_onnx(write(stem_and_large(0.5), tmp_path / "m.onnx"), tmp_path / "h.onnx")
     assert report.kept == {"stem": "entrance"}
     assert report.difference.score_maximum < SCORE_AIM
     precision = read_manifest(tmp_path / "h.onnx")["precision"]
     assert precision["kept_fp32"] == {"entrance": 1}
+    code, lines, _ = command("info", tmp_path / "h.onnx")
+    assert code == 0
+    assert "; nodes kept in fp32: entrance 1\n" in lines
 
 
 def test_between_aim_and_tolerance_the_best_is_kept(tmp_path):
