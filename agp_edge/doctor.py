@@ -14,6 +14,7 @@ from agp_edge.engines import openvino
 from agp_edge.engines.tensorrt import FLAVOURS, Flavour
 from agp_edge.errors import DependencyError, DeviceError, Error
 from agp_edge.gpu import find_gpus
+from agp_edge.native_modules import MODULES, NativeModule, find_module, open_library
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,7 @@ class Finding:
 
 
 def examine() -> tuple[Finding, ...]:
-    """Look at everything, in the order: our extension, CPU engines, TensorRT, GPUs.
+    """Look at everything, in the order: our extension, CPU engines, TensorRT, its modules, GPUs.
 
     Loads the libraries that are installed to see that they do load; asks no GPU to compute.
     """
@@ -57,6 +58,7 @@ def examine() -> tuple[Finding, ...]:
         _guarded(CPU_ENGINES[0], ".onnx on the CPU", _onnxruntime),
         _guarded(CPU_ENGINES[1], ".onnx on the CPU", _openvino),
         *(_tensorrt(kind, flavour, gpu_problem) for kind, flavour in FLAVOURS.items()),
+        *(_native_module(module, gpu_problem) for module in MODULES),
         *gpus,
     )
 
@@ -151,6 +153,29 @@ def _tensorrt(kind: str, flavour: Flavour, gpu_problem: str | None) -> Finding:
         path=path or module.__file__,
         runs=runs,
         problem=problem,
+    )
+
+
+def _native_module(module: NativeModule, gpu_problem: str | None) -> Finding:
+    name = f"native module {module.name}"
+    runs = f"plans of {module.product} on an NVIDIA GPU"
+    file: Path | None = None
+    try:
+        file = find_module(module)
+        library, number = open_library(module)
+    except DependencyError as error:
+        path = None if file is None else str(file)
+        return Finding(name=name, usable=False, path=path, runs=runs, problem=str(error))
+    version = f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+    if gpu_problem is not None:
+        gpu_problem = f"it is compiled in and its library opens, but {gpu_problem}"
+    return Finding(
+        name=name,
+        usable=gpu_problem is None,
+        version=f"library {version}",
+        path=library,
+        runs=runs,
+        problem=gpu_problem,
     )
 
 

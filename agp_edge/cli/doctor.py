@@ -29,8 +29,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         for finding in findings:
             print(f"{'yes' if finding.usable else ' no'}  {finding.name}: {finding.runs}")
-            if finding.version:
-                print(f"       {finding.version}, {finding.path}")
+            found = [part for part in (finding.version, finding.path) if part]
+            if found:
+                print(f"       {', '.join(found)}")
             if finding.problem:
                 print(f"       {finding.problem}")
     require_engine(findings)
