@@ -1,13 +1,20 @@
-"""Tests marked `gpu` run where the CUDA driver finds a GPU; nowhere else do they pass."""
+"""SIGINT works in every test; those marked `gpu` run where the CUDA driver finds a GPU."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 from agp_edge.errors import DeviceError
 from agp_edge.gpu import find_gpus
+
+
+def pytest_configure() -> None:
+    # A shell starts background jobs with SIGINT ignored, and children inherit that: programs that
+    # tests interrupt would go on for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
