@@ -1,7 +1,8 @@
 """The command line `agp-edge`: one module per command, all errors one line.
 
-Exit codes: 0 fine, 1 an error (one line on stderr), 2 wrong usage, 3 an image is anomalous, 4 two
-models differ by more than the tolerance, 130 interrupted, 141 the reader of our output went away.
+Exit codes: 0 fine, 1 an error (one line on stderr), 2 wrong usage, 3 an image is anomalous, 4 what
+was looked at is outside its limits (compare, data, quantize, validate), 130 interrupted, 141 the
+reader of our output went away.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ COMMANDS = (
 
 EPILOG = """\
 exit codes: 0 fine; 1 an error, one line on stderr; 2 wrong usage; 3 an image is anomalous;
-4 outside the tolerance; 130 interrupted. AGP_EDGE_TRACEBACK=1 shows where an error came from."""
+4 outside its limits; 130 interrupted. AGP_EDGE_TRACEBACK=1 shows where an error came from."""
 
 
 class Command(Protocol):
