@@ -271,8 +271,8 @@ def summary_lines(results: dict[str, dict[str, Any]]) -> list[str]:
     """The Markdown table."""
     lines = [
         "| data | detector | image AUROC (95 % interval) | AUPRO | AGPNet is better by (paired) "
-        "| ms per frame: its own runtime | PyTorch | training s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| ms per frame: its own runtime | PyTorch | training s | epochs |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, rows in results.items():
         for way, row in rows.items():
@@ -289,7 +289,8 @@ def summary_lines(results: dict[str, dict[str, Any]]) -> list[str]:
                 better += f"{paired['interval'][1]:+.3f})"
             lines.append(
                 f"| {NAMES[name]} | {way} | {row['image_auroc']:.3f} ({low:.3f} to {high:.3f}) "
-                f"| {pro} | {better} | {runtime} | {eager} | {row['training']['seconds']:.0f} |"
+                f"| {pro} | {better} | {runtime} | {eager} | {row['training']['seconds']:.0f} "
+                f"| {row['training']['epochs']} |"
             )
     return lines
 
@@ -319,7 +320,12 @@ def main() -> int:
             "peers",
             {"minutes": arguments.minutes, "data": {"solar cells": DATA_NOTE}, "results": results},
         )
-    lines = summary_lines(results)
+    lines = [
+        f"Training stopped after {arguments.minutes:g} minutes on one core, or at the detector's own "
+        "number of epochs: one that wants 100 and had few is not judged by its row.",
+        "",
+        *summary_lines(results),
+    ]
     print("\n".join(lines))
     with write_aside(path.with_suffix(".md")) as aside:
         aside.write_text("# peers\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
