@@ -321,8 +321,8 @@ def main() -> int:
             {"minutes": arguments.minutes, "data": {"solar cells": DATA_NOTE}, "results": results},
         )
     lines = [
-        f"Training stopped after {arguments.minutes:g} minutes on one core, or at the detector's own "
-        "number of epochs: one that wants 100 and had few is not judged by its row.",
+        f"Training stopped after {arguments.minutes:g} minutes on one core, or at the detector's "
+        "own number of epochs: one that wants 100 and had few is not judged by its row.",
         "",
         *summary_lines(results),
     ]
