@@ -94,6 +94,7 @@ class TrainConfig:
     precision: str = "fp32"  # of the decoder's training: "bf16" or "fp16" (GPU): mixed with fp32
     copies: int = 128  # few-shot: training images made of the good ones
     threshold_copies: int = 32  # few-shot: other copies, for the threshold
+    suspects: str = "none"  # defects among the good images: or "report", "exclude", "weight"
     augment: str = "auto"  # few-shot: "shift", "flip" or "rotate", see augment.py
 
 
@@ -129,6 +130,7 @@ def check_train_config(config: TrainConfig) -> None:  # noqa: PLR0912  (one chec
     for name, known in (
         ("setup", ("one-class", "multi-class", "few-shot")),
         ("precision", ("fp32", "bf16", "fp16")),
+        ("suspects", ("none", "report", "exclude", "weight")),
         ("augment", ("auto", "shift", "flip", "rotate")),
         ("placement", ("uniform", "attention")),
     ):

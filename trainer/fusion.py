@@ -18,9 +18,23 @@ from agp_edge.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Fusion", "Whitening"]
+__all__ = ["Fusion", "Whitening", "to_grid"]
 
 _EPSILON = 1e-6
+
+
+def to_grid(feature: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A feature map (B, C, h, w) on another grid, (B, C, *grid).
+
+    Averaged where cells divide evenly, else interpolated: exporters then see plain operators.
+    """
+    height, width = feature.shape[2:]
+    if (height, width) == grid:
+        return feature
+    if height % grid[0] == 0 and width % grid[1] == 0:
+        kernel = (height // grid[0], width // grid[1])
+        return functional.avg_pool2d(feature, kernel, stride=kernel)
+    return functional.interpolate(feature, grid, mode="bilinear", align_corners=False)
 
 
 class Fusion(nn.Module):
@@ -75,21 +89,12 @@ class Fusion(nn.Module):
             feature = functional.avg_pool2d(
                 feature, self.pool, stride=1, padding=self.pool // 2, count_include_pad=False
             )
-        tokens = self._to_grid(feature).flatten(2).transpose(1, 2)  # (B, N, channels)
+        tokens = to_grid(feature, self.grid).flatten(2).transpose(1, 2)  # (B, N, channels)
         if self.normalise == "layer":
             return functional.layer_norm(tokens, tokens.shape[2:], eps=_EPSILON)
         if self.normalise == "l2":
             return tokens * (tokens.square().mean(dim=2, keepdim=True) + _EPSILON).rsqrt()
         return tokens
-
-    def _to_grid(self, feature: Tensor) -> Tensor:
-        height, width = feature.shape[2:]
-        if (height, width) == self.grid:
-            return feature
-        if height % self.grid[0] == 0 and width % self.grid[1] == 0:
-            kernel = (height // self.grid[0], width // self.grid[1])
-            return functional.avg_pool2d(feature, kernel, stride=kernel)
-        return functional.interpolate(feature, self.grid, mode="bilinear", align_corners=False)
 
 
 class Whitening(nn.Module):

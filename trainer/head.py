@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from agp_edge.trainer.fusion import to_grid
 from agp_edge.trainer.position import PositionScale
 
 __all__ = ["PerturbationHead"]
@@ -72,7 +73,7 @@ class PerturbationHead(nn.Module):
             if self.training:
                 mean, scale = self.get_buffer(f"mean_{index}"), self.get_buffer(f"scale_{index}")
                 values = (feature - mean) * scale
-            projected = self._to_grid(project(values))
+            projected = to_grid(project(values), self.grid)
             hidden = projected if hidden is None else hidden + projected
         assert hidden is not None  # for the type checker: there is a layer
         mixed = functional.gelu(self.mix(functional.gelu(hidden)))
@@ -126,12 +127,3 @@ class PerturbationHead(nn.Module):
         """
         self.offset.copy_(logits.mean())
         self.gain.copy_(weight * distance.std() / logits.std().clamp(min=_LEAST_SPREAD))
-
-    def _to_grid(self, feature: Tensor) -> Tensor:
-        height, width = feature.shape[2:]
-        if (height, width) == self.grid:
-            return feature
-        if height % self.grid[0] == 0 and width % self.grid[1] == 0:
-            kernel = (height // self.grid[0], width // self.grid[1])
-            return functional.avg_pool2d(feature, kernel, stride=kernel)
-        return functional.interpolate(feature, self.grid, mode="bilinear", align_corners=False)

@@ -203,7 +203,7 @@ def training_shares(
     samples: Sequence[Sample],
     *,
     root: Path,
-    mode: str | None,
+    mode: str,
     seed: int,
 ) -> NDArray[np.float64]:
     """Looks for suspects before a training, and says how often each image is to be shown.
@@ -216,7 +216,7 @@ def training_shares(
         samples: images of the training; those held out for the threshold are not among them, since
             a threshold without its highest scores would promise too much.
         root: of the data set.
-        mode: one of MODES; None: nothing is looked for. "report" looks only where features are
+        mode: one of MODES, or "none": nothing is looked for. "report" looks only where features are
             cached and parts suffice: what was not asked for costs no pass of the backbone.
         seed: of the folds.
 
@@ -231,7 +231,7 @@ def training_shares(
     for sample in samples:
         parts.setdefault(sample.product, set()).add(part_of(sample))
     few = any(len(own) < LEAST_PARTS for own in parts.values())
-    if mode is None or (mode == "report" and (few or not isinstance(features, CachedFeatures))):
+    if mode == "none" or (mode == "report" and (few or not isinstance(features, CachedFeatures))):
         return shares
     suspects = find_suspects(model, config, features, samples, seed=seed)
     if folder is not None:

@@ -92,7 +92,6 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     size: SizeBudget | None = None,
     weights: str = "auto",
     resume: bool = False,
-    suspects: str | None = None,
     device: str = "auto",
     processes: int = 1,
     cache_dir: str | Path | None = None,
@@ -117,8 +116,6 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
             `model_config`.
         weights: of the backbone, as `pretrained_model` takes it.
         resume: go on after the last finished epoch of `output`, or start where there is none yet.
-        suspects: look for defects among the good images: "report", "exclude" or "weight", see
-            suspects.py; None: no. The same must be given to a run that is resumed.
         device: "cpu", "cuda", or "auto": a GPU where torch sees one.
         processes: on this machine, one per GPU.
         cache_dir: of the features; None: below the user's cache folder.
@@ -213,7 +210,7 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
         features,
         samples,
         root=data.root,
-        mode=None if config.setup == "few-shot" else suspects,
+        mode="none" if config.setup == "few-shot" else config.suspects,
         seed=config.seed,
     )
     fit_order = drawn(fit_order, shares, [config.seed, 0])

@@ -6,10 +6,12 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from agp_edge.cli.scoring import add_scoring_arguments, share
+
 if TYPE_CHECKING:
     from agp_edge.calibration.set_threshold import ThresholdResult
 
-__all__ = ["HELP", "add_arguments", "run", "share"]
+__all__ = ["HELP", "add_arguments", "run"]
 
 HELP = "set the decision threshold from good images that the model was not trained on"
 
@@ -27,17 +29,6 @@ The threshold goes into the site file of a plan (MODEL.json; the plan does not c
 manifest of an .onnx file, unless a site file lies beside it. Scores are kept in MODEL.scores.jsonl:
 an interrupted run goes on from there, and another rate takes no time. docs/thresholds.md explains
 what is promised."""
-
-
-def share(text: str) -> float:
-    """A command-line value strictly between 0 and 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < 1.0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number between 0 and 1")
-    return value
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,27 +59,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recall", type=share, metavar="SHARE",
         help="with --method recall: share of defective parts that is found, such as 0.95",
     )  # fmt: skip
-    parser.add_argument("--parts", metavar="FILE", help="parts.csv; default: the one found there")
     parser.add_argument(
         "--min-area", type=int, metavar="N",
         help="map pixels of the smallest region that counts for --region (default: the site "
         "file's)",
     )  # fmt: skip
     parser.add_argument(
-        "--skip-unreadable", action="store_true", help="leave unreadable images out, with a warning"
-    )
-    parser.add_argument(
         "--site", action="store_true", help="write to the site file of an .onnx file too"
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be set, and set nothing"
     )
-    parser.add_argument(
-        "--scores", metavar="FILE", help="where scores are kept (default: MODEL.scores.jsonl)"
-    )
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--engine", choices=("onnxruntime", "openvino", "tensorrt"))
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: chosen (default)")
+    add_scoring_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

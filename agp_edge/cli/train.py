@@ -113,7 +113,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suspects",
         choices=("report", "exclude", "weight"),
-        default="report",
         help="defects among the good images: list them with pictures (default), leave them out, or "
         "show them less often",
     )
@@ -171,13 +170,13 @@ def run(args: argparse.Namespace) -> int:
                 image_noise=args.image_noise,
                 cache_gb=args.cache_gb,
                 augment=args.augment,
+                suspects=args.suspects or ("report" if state is None else None),
                 precision=args.precision,
             ),
         ),
         size=size,
         weights=args.weights or weights,
         resume=args.resume,
-        suspects=args.suspects,
         device=args.device,
         processes=args.processes,
         cache_dir=args.cache,

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agp_edge.cli.threshold import share
+from agp_edge.cli.scoring import add_scoring_arguments, share
 
 if TYPE_CHECKING:
     from agp_edge.calibration.validate import Rate, Validation
@@ -40,16 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-false-reject", type=share, metavar="SHARE")
     parser.add_argument("--max-escape", type=share, metavar="SHARE")
-    parser.add_argument("--parts", metavar="FILE", help="parts.csv; default: the one found there")
-    parser.add_argument(
-        "--skip-unreadable", action="store_true", help="leave unreadable images out, with a warning"
-    )
-    parser.add_argument(
-        "--scores", metavar="FILE", help="where scores are kept (default: MODEL.scores.jsonl)"
-    )
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--engine", choices=("onnxruntime", "openvino", "tensorrt"))
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: chosen (default)")
+    add_scoring_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

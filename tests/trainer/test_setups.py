@@ -65,10 +65,9 @@ def test_multi_class_trains_and_reports_each_product(small, products, tmp_path, 
         open_setup("multi-class", [products]),
         run,
         small.model_config(),
-        small.train_config(setup="multi-class", epochs=1),
+        small.train_config(setup="multi-class", epochs=1, suspects="report"),
         weights="random",
         cache_dir=tmp_path / "cache",
-        suspects="report",
         progress=False,
     )
     assert main(["export", str(run), "-o", str(model)]) == 0

@@ -9,7 +9,7 @@ import torch
 
 from agp_edge.dataset import GOOD, Sample
 from agp_edge.demo_data import read_cells
-from agp_edge.errors import DataError
+from agp_edge.errors import DataError, ModelError
 from agp_edge.trainer.data import ImageReader
 from agp_edge.trainer.features import ComputedFeatures, FeatureExtractor
 from agp_edge.trainer.suspects import LIMIT, drawn, find_suspects, shares_of, write_suspects
@@ -133,22 +133,33 @@ def test_training_leaves_them_out(planted, tmp_path, small):
 
     folder, _ = planted
     weights = {}
-    for mode in (None, "report", "exclude", "weight"):
+    for mode in ("none", "report", "exclude", "weight"):
         train(
             open_dataset(folder),
-            tmp_path / str(mode),
+            tmp_path / mode,
             small.model_config(),
-            small.train_config(epochs=1),
+            small.train_config(epochs=1, suspects=mode),
             weights="random",
-            suspects=mode,
             device="cpu",
             cache_dir=tmp_path / "cache",
             progress=False,
         )
-        tensors = load_file(tmp_path / str(mode) / "checkpoint.safetensors")
+        tensors = load_file(tmp_path / mode / "checkpoint.safetensors")
         weights[mode] = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
-    assert not (tmp_path / "None" / "suspects.json").exists()
-    assert weights[None] == weights["report"]
+    with pytest.raises(ModelError, match="suspects"):  # a resumed run leaves out the same images
+        train(
+            open_dataset(folder),
+            tmp_path / "exclude",
+            small.model_config(),
+            small.train_config(epochs=1, suspects="report"),
+            weights="random",
+            device="cpu",
+            resume=True,
+            cache_dir=tmp_path / "cache",
+            progress=False,
+        )
+    assert not (tmp_path / "none" / "suspects.json").exists()
+    assert weights["none"] == weights["report"]
     assert weights["report"] != weights["exclude"] != weights["weight"]
     document = json.loads((tmp_path / "exclude" / "suspects.json").read_text())
     assert document["mode"] == "exclude"
