@@ -16,38 +16,109 @@
 #include "agp_edge/engine.hpp"
 
 struct CUctx_st;
+struct CUevent_st;
+struct CUfunc_st;
+struct CUgraph_st;
+struct CUgraphExec_st;
+struct CUgraphNode_st;
+struct CUkern_st;
+struct CUmod_st;
 
 namespace agp_edge::cuda {
 
 using Result = int;                  // CUresult, 0 is success
 using DeviceHandle = int;            // CUdevice
 using ContextHandle = CUctx_st*;     // CUcontext
+using EventHandle = CUevent_st*;     // CUevent
+using ModuleHandle = CUmod_st*;      // CUmodule
+using FunctionHandle = CUfunc_st*;   // CUfunction
+using GraphHandle = CUgraph_st*;     // CUgraph
+using ExecHandle = CUgraphExec_st*;  // CUgraphExec
+using NodeHandle = CUgraphNode_st*;  // CUgraphNode
 using Address = unsigned long long;  // CUdeviceptr
 
+// CUDA_MEMCPY3D_v2.
+struct CopyParams {
+  std::size_t source_x, source_y, source_z, source_lod;
+  int source_type;  // CUmemorytype
+  const void* source_host;
+  Address source_device;
+  void* source_array;
+  void* source_reserved;
+  std::size_t source_pitch, source_height;
+  std::size_t target_x, target_y, target_z, target_lod;
+  int target_type;
+  void* target_host;
+  Address target_device;
+  void* target_array;
+  void* target_reserved;
+  std::size_t target_pitch, target_height;
+  std::size_t width_bytes, height, depth;
+};
+
+// CUDA_KERNEL_NODE_PARAMS_v2: one launch of a kernel.
+struct LaunchParams {
+  FunctionHandle function;
+  unsigned grid_x, grid_y, grid_z;     // blocks
+  unsigned block_x, block_y, block_z;  // threads
+  unsigned shared_bytes;               // dynamic shared memory of a block
+  void** parameters;                   // address of each parameter
+  void** extra;
+  CUkern_st* kernel;
+  ContextHandle context;
+};
+
 // Name, then result and parameters: one entry per driver function that is used.
-#define AGP_EDGE_CUDA_FUNCTIONS(X)                                     \
-  X(cuInit, (unsigned))                                                \
-  X(cuDriverGetVersion, (int*))                                        \
-  X(cuGetErrorName, (Result, const char**))                            \
-  X(cuGetErrorString, (Result, const char**))                          \
-  X(cuDeviceGetCount, (int*))                                          \
-  X(cuDeviceGet, (DeviceHandle*, int))                                 \
-  X(cuDeviceGetName, (char*, int, DeviceHandle))                       \
-  X(cuDeviceGetAttribute, (int*, int, DeviceHandle))                   \
-  X(cuDevicePrimaryCtxRetain, (ContextHandle*, DeviceHandle))          \
-  X(cuDevicePrimaryCtxRelease_v2, (DeviceHandle))                      \
-  X(cuCtxPushCurrent_v2, (ContextHandle))                              \
-  X(cuCtxPopCurrent_v2, (ContextHandle*))                              \
-  X(cuMemAlloc_v2, (Address*, std::size_t))                            \
-  X(cuMemFree_v2, (Address))                                           \
-  X(cuMemHostAlloc, (void**, std::size_t, unsigned))                   \
-  X(cuMemFreeHost, (void*))                                            \
-  X(cuStreamCreate, (Stream*, unsigned))                               \
-  X(cuStreamDestroy_v2, (Stream))                                      \
-  X(cuStreamSynchronize, (Stream))                                     \
-  X(cuMemcpyHtoDAsync_v2, (Address, const void*, std::size_t, Stream)) \
-  X(cuMemcpyDtoHAsync_v2, (void*, Address, std::size_t, Stream))       \
-  X(cuMemsetD32Async, (Address, unsigned, std::size_t, Stream))
+#define AGP_EDGE_CUDA_FUNCTIONS(X)                                                               \
+  X(cuInit, (unsigned))                                                                          \
+  X(cuDriverGetVersion, (int*))                                                                  \
+  X(cuGetErrorName, (Result, const char**))                                                      \
+  X(cuGetErrorString, (Result, const char**))                                                    \
+  X(cuDeviceGetCount, (int*))                                                                    \
+  X(cuDeviceGet, (DeviceHandle*, int))                                                           \
+  X(cuDeviceGetName, (char*, int, DeviceHandle))                                                 \
+  X(cuDeviceGetAttribute, (int*, int, DeviceHandle))                                             \
+  X(cuDevicePrimaryCtxRetain, (ContextHandle*, DeviceHandle))                                    \
+  X(cuDevicePrimaryCtxRelease_v2, (DeviceHandle))                                                \
+  X(cuDevicePrimaryCtxReset_v2, (DeviceHandle))                                                  \
+  X(cuCtxPushCurrent_v2, (ContextHandle))                                                        \
+  X(cuCtxPopCurrent_v2, (ContextHandle*))                                                        \
+  X(cuCtxSynchronize, ())                                                                        \
+  X(cuMemAlloc_v2, (Address*, std::size_t))                                                      \
+  X(cuMemFree_v2, (Address))                                                                     \
+  X(cuMemHostAlloc, (void**, std::size_t, unsigned))                                             \
+  X(cuMemHostGetDevicePointer_v2, (Address*, void*, unsigned))                                   \
+  X(cuMemFreeHost, (void*))                                                                      \
+  X(cuPointerGetAttribute, (void*, int, Address))                                                \
+  X(cuStreamCreate, (Stream*, unsigned))                                                         \
+  X(cuStreamDestroy_v2, (Stream))                                                                \
+  X(cuStreamSynchronize, (Stream))                                                               \
+  X(cuStreamWaitEvent, (Stream, EventHandle, unsigned))                                          \
+  X(cuStreamBeginCapture_v2, (Stream, int))                                                      \
+  X(cuStreamEndCapture, (Stream, GraphHandle*))                                                  \
+  X(cuEventCreate, (EventHandle*, unsigned))                                                     \
+  X(cuEventDestroy_v2, (EventHandle))                                                            \
+  X(cuEventRecord, (EventHandle, Stream))                                                        \
+  X(cuEventQuery, (EventHandle))                                                                 \
+  X(cuEventSynchronize, (EventHandle))                                                           \
+  X(cuMemcpyHtoDAsync_v2, (Address, const void*, std::size_t, Stream))                           \
+  X(cuMemcpyDtoHAsync_v2, (void*, Address, std::size_t, Stream))                                 \
+  X(cuMemsetD32Async, (Address, unsigned, std::size_t, Stream))                                  \
+  X(cuModuleLoadData, (ModuleHandle*, const void*))                                              \
+  X(cuModuleUnload, (ModuleHandle))                                                              \
+  X(cuModuleGetFunction, (FunctionHandle*, ModuleHandle, const char*))                           \
+  X(cuFuncSetAttribute, (FunctionHandle, int, int))                                              \
+  X(cuLaunchKernel, (FunctionHandle, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, \
+                     unsigned, Stream, void**, void**))                                          \
+  X(cuGraphInstantiateWithFlags, (ExecHandle*, GraphHandle, unsigned long long))                 \
+  X(cuGraphLaunch, (ExecHandle, Stream))                                                         \
+  X(cuGraphExecDestroy, (ExecHandle))                                                            \
+  X(cuGraphDestroy, (GraphHandle))                                                               \
+  X(cuGraphGetNodes, (GraphHandle, NodeHandle*, std::size_t*))                                   \
+  X(cuGraphGetRootNodes, (GraphHandle, NodeHandle*, std::size_t*))                               \
+  X(cuGraphNodeGetType, (NodeHandle, int*))                                                      \
+  X(cuGraphExecKernelNodeSetParams_v2, (ExecHandle, NodeHandle, const LaunchParams*))            \
+  X(cuGraphExecMemcpyNodeSetParams, (ExecHandle, NodeHandle, const CopyParams*, ContextHandle))
 
 // The driver's functions by their own names: driver.cuInit(0).
 struct Driver {

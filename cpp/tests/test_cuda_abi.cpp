@@ -6,6 +6,7 @@
 #if __has_include(<cuda.h>)
 #include <cuda.h>
 
+#include <cstddef>
 #include <type_traits>
 
 namespace {
@@ -39,7 +40,45 @@ TEST(constants) {
   CHECK(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR == 75);
   CHECK(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR == 76);
   CHECK(CU_STREAM_NON_BLOCKING == 1);
+  CHECK(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL == 1);
+  CHECK(CU_GRAPH_NODE_TYPE_KERNEL == 0);
+  CHECK(CU_GRAPH_NODE_TYPE_MEMCPY == 1);
+  CHECK(CU_EVENT_BLOCKING_SYNC == 1);
+  CHECK(CU_EVENT_DISABLE_TIMING == 2);
+  CHECK(CUDA_ERROR_NOT_READY == 600);
+  CHECK(CU_MEMHOSTALLOC_PORTABLE == 1);
+  CHECK(CU_MEMHOSTALLOC_DEVICEMAP == 2);
+  CHECK(CU_MEMORYTYPE_HOST == 1);
+  CHECK(CU_MEMORYTYPE_DEVICE == 2);
+  CHECK(CU_POINTER_ATTRIBUTE_MEMORY_TYPE == 2);
+  CHECK(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL == 9);
 }
+
+#define AGP_EDGE_CUDA_SAME_FIELD(ours, our_field, theirs, their_field)                        \
+  static_assert(offsetof(agp_edge::cuda::ours, our_field) == offsetof(theirs, their_field) && \
+                    sizeof(agp_edge::cuda::ours::our_field) == sizeof(theirs::their_field),   \
+                #our_field)
+AGP_EDGE_CUDA_SAME_FIELD(CopyParams, source_type, CUDA_MEMCPY3D_v2, srcMemoryType);
+AGP_EDGE_CUDA_SAME_FIELD(CopyParams, source_host, CUDA_MEMCPY3D_v2, srcHost);
+AGP_EDGE_CUDA_SAME_FIELD(CopyParams, source_device, CUDA_MEMCPY3D_v2, srcDevice);
+AGP_EDGE_CUDA_SAME_FIELD(CopyParams, source_pitch, CUDA_MEMCPY3D_v2, srcPitch);
+AGP_EDGE_CUDA_SAME_FIELD(CopyParams, target_x, CUDA_MEMCPY3D_v2, dstXInBytes);
+AGP_EDGE_CUDA_SAME_FIELD(CopyParams, target_type, CUDA_MEMCPY3D_v2, dstMemoryType);
+AGP_EDGE_CUDA_SAME_FIELD(CopyParams, target_host, CUDA_MEMCPY3D_v2, dstHost);
+AGP_EDGE_CUDA_SAME_FIELD(CopyParams, target_device, CUDA_MEMCPY3D_v2, dstDevice);
+AGP_EDGE_CUDA_SAME_FIELD(CopyParams, target_pitch, CUDA_MEMCPY3D_v2, dstPitch);
+AGP_EDGE_CUDA_SAME_FIELD(CopyParams, width_bytes, CUDA_MEMCPY3D_v2, WidthInBytes);
+AGP_EDGE_CUDA_SAME_FIELD(CopyParams, height, CUDA_MEMCPY3D_v2, Height);
+AGP_EDGE_CUDA_SAME_FIELD(CopyParams, depth, CUDA_MEMCPY3D_v2, Depth);
+static_assert(sizeof(agp_edge::cuda::CopyParams) == sizeof(CUDA_MEMCPY3D_v2));
+AGP_EDGE_CUDA_SAME_FIELD(LaunchParams, function, CUDA_KERNEL_NODE_PARAMS_v2, func);
+AGP_EDGE_CUDA_SAME_FIELD(LaunchParams, grid_x, CUDA_KERNEL_NODE_PARAMS_v2, gridDimX);
+AGP_EDGE_CUDA_SAME_FIELD(LaunchParams, block_x, CUDA_KERNEL_NODE_PARAMS_v2, blockDimX);
+AGP_EDGE_CUDA_SAME_FIELD(LaunchParams, shared_bytes, CUDA_KERNEL_NODE_PARAMS_v2, sharedMemBytes);
+AGP_EDGE_CUDA_SAME_FIELD(LaunchParams, parameters, CUDA_KERNEL_NODE_PARAMS_v2, kernelParams);
+AGP_EDGE_CUDA_SAME_FIELD(LaunchParams, kernel, CUDA_KERNEL_NODE_PARAMS_v2, kern);
+AGP_EDGE_CUDA_SAME_FIELD(LaunchParams, context, CUDA_KERNEL_NODE_PARAMS_v2, ctx);
+static_assert(sizeof(agp_edge::cuda::LaunchParams) == sizeof(CUDA_KERNEL_NODE_PARAMS_v2));
 
 }  // namespace
 
