@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agp_edge.compare import Comparison
+    from agp_edge.comparing.comparison import Comparison
 
 __all__ = ["HELP", "add_arguments", "comparison_lines", "run"]
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print, write the files asked for."""
-    from agp_edge.compare import compare  # noqa: PLC0415  (scikit-learn takes a second to load)
+    from agp_edge.comparing.compare import compare  # noqa: PLC0415  (scikit-learn takes a second to load)
     from agp_edge.errors import Error  # noqa: PLC0415
     from agp_edge.files import write_aside  # noqa: PLC0415
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agp_edge.compare import open_side
+from agp_edge.comparing.side import open_side
 from agp_edge.dependencies import require
 from agp_edge.images import read_image
 from agp_edge.report.pictures import data_uri
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from agp_edge.compare import ComparedFrame, Comparison
+    from agp_edge.comparing.comparison import ComparedFrame, Comparison
 
 __all__ = ["write_comparison"]
 
@@ -49,7 +49,7 @@ def write_comparison(
 
     Args:
         path: the HTML file.
-        comparison: what `agp_edge.compare.compare` returned.
+        comparison: what `agp_edge.comparing.compare.compare` returned.
         max_cards: how many frames are shown.
 
     Raises:

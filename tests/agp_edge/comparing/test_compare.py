@@ -8,7 +8,9 @@ import pytest
 
 from agp_edge import DataError, Detector, ModelError
 from agp_edge.cli import main
-from agp_edge.compare import TOLERANCES, Tolerances, compare
+from agp_edge.comparing import compare as compare_module
+from agp_edge.comparing.compare import compare
+from agp_edge.comparing.comparison import TOLERANCES, Tolerances
 from agp_edge.report.comparison import write_comparison
 
 
@@ -161,11 +163,10 @@ def test_plain_folders_and_limits(small_model, data, tmp_path):
 
 
 def test_models_of_different_sizes(small_model, data, tmp_path, monkeypatch):
-    import agp_edge.compare
 
-    original = agp_edge.compare._map
+    original = compare_module._map
     maps = iter([0, 1] * 10)
-    monkeypatch.setattr(agp_edge.compare, "_map", lambda answer: original(answer)[next(maps) :])
+    monkeypatch.setattr(compare_module, "_map", lambda answer: original(answer)[next(maps) :])
     with pytest.raises(ModelError, match="only models of one input size"):
         compare(small_model, small_model, data)
 
