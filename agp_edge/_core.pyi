@@ -12,8 +12,12 @@ from typing_extensions import Buffer
 # (name, "float32" or "float16", shape)
 _Tensor = tuple[str, str, Sequence[int]]
 
-def read_manifest_json(path: str) -> str:
+def read_manifest_json(path: str, content: Buffer | None = None) -> str:
     """The manifest document of an ONNX file or a plan, unparsed; told apart by content.
+
+    Args:
+        path: The file; only its name in messages where `content` is given.
+        content: Its bytes; None: the file is read.
 
     Raises:
         ModelError: missing, unreadable, truncated, not a model of ours.
@@ -24,6 +28,17 @@ def manifest_extent(path: str) -> tuple[int, int]:
 
     Raises:
         ModelError: as `read_manifest_json`.
+    """
+
+def refuse_external_data(path: str, content: Buffer | None = None) -> None:
+    """Refuses an ONNX file some of whose weights lie in another file, which no hash covers.
+
+    Args:
+        path: The file; only its name in messages where `content` is given.
+        content: Its bytes; None: the file is read.
+
+    Raises:
+        ModelError: it names another file, or cannot be read.
     """
 
 def check_manifest_json(text: str, source: str) -> None:
@@ -232,7 +247,9 @@ class CallableEngine(Engine):
 def has_openvino() -> bool:
     """Whether the extension was built with OpenVINO's headers."""
 
-def open_openvino(path: str, *, library_folder: str = "", threads: int = 0) -> Engine:
+def open_openvino(
+    path: str, *, library_folder: str = "", threads: int = 0, content: Buffer | None = None
+) -> Engine:
     """Opens an ONNX file with OpenVINO on the CPU.
 
     Args:
@@ -240,6 +257,7 @@ def open_openvino(path: str, *, library_folder: str = "", threads: int = 0) -> E
         library_folder: Where libopenvino_c.so* is; empty: AGP_EDGE_OPENVINO_LIBS, then the
             system's search path.
         threads: 0: OpenVINO chooses.
+        content: The file's bytes; None: the file is read.
 
     Raises:
         DependencyError: not built in, or the library was not found.
@@ -256,13 +274,20 @@ def set_tensorrt_log(log: Callable[[int, bytes], object] | None) -> None:
         log: Called from any thread with a level of `logging` and the message in UTF-8.
     """
 
-def open_tensorrt(path: str, *, library_folders: Sequence[str] = (), device: int = 0) -> Engine:
+def open_tensorrt(
+    path: str,
+    *,
+    library_folders: Sequence[str] = (),
+    device: int = 0,
+    content: Buffer | None = None,
+) -> Engine:
     """Opens a plan on an NVIDIA GPU; the CUDA driver is asked before TensorRT is touched.
 
     Args:
         path: The plan.
         library_folders: Searched for TensorRT's library before the system's search path.
         device: Index of the GPU.
+        content: The plan's bytes; None: the file is mapped.
 
     Raises:
         ModelError: not a plan, changed, or built for another GPU, TensorRT version or flavour.

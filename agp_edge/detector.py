@@ -89,7 +89,7 @@ class Detector:
         """
         from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
         from agp_edge.signature import check_signature  # noqa: PLC0415  (likewise)
-        from agp_edge.site import read_site  # noqa: PLC0415  (likewise)
+        from agp_edge.site import read_approved  # noqa: PLC0415  (likewise)
 
         self._native: _core.Detector | None = None
         self._source = os.fspath(path)
@@ -98,12 +98,17 @@ class Detector:
         if threads < 0:
             raise Error(f"threads is {threads}: expected 0 (chosen) or more")
         # first of all: a file that is not the one that was approved is read by nobody
-        self._site = read_site(self._source, site)
+        self._site, content = read_approved(self._source, site)
         if verify is not None:
             check_signature(self._site, verify, self._source)
-        text, self._manifest = read_manifest_text(self._source)
+        text, self._manifest = read_manifest_text(self._source, content)
         native_engine = open_engine(
-            self._source, device=device, engine=engine, threads=threads, build=build
+            self._source,
+            device=device,
+            engine=engine,
+            threads=threads,
+            build=build,
+            content=content,
         )
         if self_test and self._manifest.get("self_test"):
             self._run_self_test(text, native_engine, threads)

@@ -16,6 +16,8 @@ from agp_edge.errors import ModelError
 if TYPE_CHECKING:
     from os import PathLike
 
+    from typing_extensions import Buffer
+
 __all__ = [
     "MANIFEST_KEY",
     "MANIFEST_LIMIT",
@@ -182,15 +184,20 @@ def read_manifest(path: str | PathLike[str]) -> dict[str, Any]:
     return read_manifest_text(path)[1]
 
 
-def read_manifest_text(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
+def read_manifest_text(
+    path: str | PathLike[str], content: Buffer | None = None
+) -> tuple[str, dict[str, Any]]:
     """The manifest as it stands in the file, checked, and the document that it is.
+
+    Args:
+        path: the file; only its name in messages where `content` is given.
+        content: its bytes; None: the file is read.
 
     Raises:
         ModelError: as `read_manifest`.
     """
     from agp_edge import _core  # noqa: PLC0415  (the extension stays out of this module's import)
     from agp_edge.engines import is_plan  # noqa: PLC0415  (imports this package's types)
-    from agp_edge.external_data import refuse_external_data  # noqa: PLC0415  (as the line above)
 
     source = fspath(path)
     try:
@@ -200,7 +207,7 @@ def read_manifest_text(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
             f"the model's path {source!a} is not UTF-8 text: rename the file or its folder"
         ) from error
     try:
-        text = _core.read_manifest_json(source)
+        text = _core.read_manifest_json(source, content)
         _core.check_manifest_json(text, source)
         document = json.loads(text)
     except (ValueError, RecursionError) as error:  # not UTF-8; numbers or nesting without end
@@ -210,6 +217,6 @@ def read_manifest_text(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
         ) from error
     if not isinstance(document, dict):  # C++ has checked it; for the type checker
         raise ModelError(f"the manifest of '{source}' is not a JSON object")
-    if not is_plan(source):
-        refuse_external_data(source)
+    if not is_plan(source, content):
+        _core.refuse_external_data(source, content)
     return text, document

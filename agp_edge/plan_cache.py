@@ -10,20 +10,20 @@ import hashlib
 import json
 import logging
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from agp_edge.dependencies import require
-from agp_edge.errors import DataError, ModelError
-from agp_edge.external_data import refuse_external_data
+from agp_edge.errors import DataError, Error, ModelError
 from agp_edge.files import write_aside
 from agp_edge.gpu import find_gpus
 from agp_edge.site import file_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["Target", "cache_folder", "cached_plan", "plan_for_this_gpu", "plan_key"]
 
@@ -57,6 +57,7 @@ def plan_for_this_gpu(
     *,
     build: bool = True,
     progress: Callable[[float], None] | None = None,
+    content: bytes | None = None,
 ) -> Path:
     """The plan of a model for this machine's first GPU: from the cache, or compiled now.
 
@@ -65,6 +66,7 @@ def plan_for_this_gpu(
         build: whether it may be compiled, which takes seconds to many minutes; False only looks
             into the cache.
         progress: as for `agp_edge.build.plan_from_onnx`.
+        content: the model's bytes, when their hash was compared; None: the file is read.
 
     Raises:
         DeviceError: no NVIDIA GPU; asked first.
@@ -86,9 +88,26 @@ def plan_for_this_gpu(
     targets = (10 * major + minor,) if flavour == "rtx" else ()
 
     def compile_plan(path: Path) -> None:
-        plan_from_onnx(onnx_path, path, backend=flavour, targets=targets, progress=progress)
+        with _as_file(onnx_path, content) as model:
+            plan_from_onnx(model, path, backend=flavour, targets=targets, progress=progress)
 
-    return cached_plan(onnx_path, target, compile_plan, build=build)
+    return cached_plan(onnx_path, target, compile_plan, build=build, content=content)
+
+
+@contextmanager
+def _as_file(path: str | os.PathLike[str], content: bytes | None) -> Iterator[Path]:
+    """The file; where its bytes were read already, a copy of them, since the file may change."""
+    if content is None:
+        yield Path(path)
+        return
+    with TemporaryDirectory(prefix="agp-edge-") as folder:
+        copy = Path(folder) / Path(path).name
+        copy.write_bytes(content)
+        try:
+            yield copy
+        except Error as error:
+            text = str(error).replace(str(copy), os.fspath(path))
+            raise type(error)(text) from error
 
 
 def cached_plan(
@@ -99,6 +118,7 @@ def cached_plan(
     build: bool = True,
     options: Mapping[str, Any] | None = None,
     folder: str | os.PathLike[str] | None = None,
+    content: bytes | None = None,
 ) -> Path:
     """The plan under its key; compiled where it is missing or damaged.
 
@@ -111,6 +131,7 @@ def cached_plan(
         build: whether it may be called.
         options: what else the plan depends on; ready for JSON.
         folder: the cache; None: `cache_folder()`.
+        content: the model's bytes; None: the file is read.
 
     Raises:
         ModelError: not in the cache and `build` is False, or the model's weights lie in other
@@ -119,7 +140,7 @@ def cached_plan(
         DependencyError: the package `filelock` is not installed.
     """
     base = cache_folder() if folder is None else Path(folder)
-    key = plan_key(onnx_path, target, options)
+    key = plan_key(onnx_path, target, options, content=content)
     plan, record = base / f"{key}.plan", base / f"{key}.json"
     if _is_whole(plan, record):
         return plan
@@ -157,20 +178,32 @@ def cached_plan(
 
 
 def plan_key(
-    onnx_path: str | os.PathLike[str], target: Target, options: Mapping[str, Any] | None = None
+    onnx_path: str | os.PathLike[str],
+    target: Target,
+    options: Mapping[str, Any] | None = None,
+    *,
+    content: bytes | None = None,
 ) -> str:
     """32 hex digits of a SHA-256 over the model's bytes, the target and the options.
+
+    Args:
+        onnx_path: the model.
+        target: what the plan is for.
+        options: what else the plan depends on; ready for JSON.
+        content: the model's bytes; None: the file is read.
 
     Raises:
         ModelError: the model cannot be read, or keeps weights in another file, whose changes the
             key would not show.
     """
+    from agp_edge import _core  # noqa: PLC0415  (the extension stays out of this module's import)
+
     path = Path(onnx_path)
     try:
-        content = path.read_bytes()
+        content = path.read_bytes() if content is None else content
     except OSError as error:
         raise ModelError(f"the model '{path}' cannot be read ({error.strerror})") from error
-    refuse_external_data(path)
+    _core.refuse_external_data(str(path), content)
     document = {
         "format": CACHE_FORMAT,
         "onnx": hashlib.sha256(content).hexdigest(),

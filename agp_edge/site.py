@@ -20,7 +20,7 @@ from agp_edge.files import write_aside
 from agp_edge.manifest import CalibrationTail
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = [
     "SITE_VERSION",
@@ -29,6 +29,7 @@ __all__ = [
     "file_sha256",
     "overrides",
     "parse_site",
+    "read_approved",
     "read_site",
     "settings_for",
     "site_path",
@@ -125,11 +126,47 @@ def read_site(
         ModelError: the file is unreadable, not a valid site file, of a newer version, or made for
             another model file.
     """
+    return _compared(model, path, file_sha256)
+
+
+def read_approved(
+    model: str | os.PathLike[str], path: str | os.PathLike[str] | None = None
+) -> tuple[Site | None, bytes | None]:
+    """The site file of a model, and the very bytes whose hash was compared; both None without one.
+
+    To be loaded in place of the file, which may be another one by then.
+
+    Args:
+        model: as for `read_site`.
+        path: as for `read_site`.
+
+    Raises:
+        ModelError: as `read_site`.
+    """
+    content = b""
+
+    def digest(model: str | os.PathLike[str]) -> str:
+        nonlocal content
+        try:
+            content = Path(model).read_bytes()
+        except OSError as error:
+            raise _unreadable(model, error) from error
+        return hashlib.sha256(content).hexdigest()
+
+    site = _compared(model, path, digest)
+    return site, None if site is None else content
+
+
+def _compared(
+    model: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None,
+    digest: Callable[[str | os.PathLike[str]], str],
+) -> Site | None:
     file = site_path(model) if path is None else Path(path)
     if path is None and not file.exists():
         return None
     site = parse_site(_read_text(file), str(file))
-    found = file_sha256(model)
+    found = digest(model)
     if found != site.model_sha256:
         raise ModelError(
             f"'{os.fspath(model)}' is not the file that '{file}' was written for: its SHA-256 is "
@@ -188,10 +225,12 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise ModelError(
-            f"the model '{os.fspath(path)}' cannot be read ({error.strerror})"
-        ) from error
+        raise _unreadable(path, error) from error
     return digest.hexdigest()
+
+
+def _unreadable(path: str | os.PathLike[str], error: OSError) -> ModelError:
+    return ModelError(f"the model '{os.fspath(path)}' cannot be read ({error.strerror})")
 
 
 def parse_site(text: str, source: str, *, default_sha256: str | None = None) -> Site:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from agp_edge.errors import DependencyError, DeviceError, Error, ModelError
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from agp_edge import _core
 
 __all__ = ["ENGINES", "is_plan", "open_engine"]
@@ -21,15 +23,22 @@ ONNX_FIRST_BYTE = b"\x08"
 PLAN_SUFFIXES = (".plan", ".engine", ".trt")
 
 
-def is_plan(path: str) -> bool:
+def is_plan(path: str, content: Buffer | None = None) -> bool:
     """Whether the file is a TensorRT plan: by its content, and where that is unknown by its suffix.
+
+    Args:
+        path: the file.
+        content: its bytes; None: the file is read.
 
     Raises:
         ModelError: it cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
-            start = file.read(4)
+        if content is not None:
+            start = bytes(memoryview(content)[:4])
+        else:
+            with Path(path).open("rb") as file:
+                start = file.read(4)
     except OSError as error:
         raise ModelError(f"the model '{path}' cannot be read ({error.strerror})") from error
     if start[1:] == PLAN_MAGIC:
@@ -38,7 +47,13 @@ def is_plan(path: str) -> bool:
 
 
 def open_engine(
-    path: str, *, device: str, engine: str | None, threads: int, build: bool = True
+    path: str,
+    *,
+    device: str,
+    engine: str | None,
+    threads: int,
+    build: bool = True,
+    content: bytes | None = None,
 ) -> _core.Engine:
     """Load `path` into an engine.
 
@@ -48,6 +63,7 @@ def open_engine(
         engine: one of `ENGINES`; None takes the first that fits the file and is installed.
         threads: of a CPU engine; 0: its own choice.
         build: whether an ONNX file may be compiled now where the plan cache does not hold it.
+        content: the file's bytes, when their hash was compared: nothing else is loaded then.
 
     Raises:
         ModelError: the engine cannot run this file.
@@ -59,8 +75,8 @@ def open_engine(
         raise Error(f"unknown device '{device}': expected 'auto', 'cpu' or 'cuda'")
     if engine is not None and engine not in ENGINES:
         raise Error(f"unknown engine '{engine}': expected one of {', '.join(ENGINES)}")
-    if is_plan(path):
-        return _open_plan(path, device=device, engine=engine)
+    if is_plan(path, content):
+        return _open_plan(path, device=device, engine=engine, content=content)
     if device == "cuda" or engine == "tensorrt":
         if device == "cpu" or engine not in (None, "tensorrt"):
             raise Error(
@@ -69,11 +85,14 @@ def open_engine(
             )
         from agp_edge.plan_cache import plan_for_this_gpu  # noqa: PLC0415  (loads on demand)
 
-        return _open_plan(str(plan_for_this_gpu(path, build=build)), device="cuda", engine=engine)
-    return _open_onnx(path, engine=engine, threads=threads)
+        plan = plan_for_this_gpu(path, build=build, content=content)
+        return _open_plan(str(plan), device="cuda", engine=engine)
+    return _open_onnx(path, engine=engine, threads=threads, content=content)
 
 
-def _open_plan(path: str, *, device: str, engine: str | None) -> _core.Engine:
+def _open_plan(
+    path: str, *, device: str, engine: str | None, content: bytes | None = None
+) -> _core.Engine:
     if engine not in (None, "tensorrt"):
         raise ModelError(
             f"'{path}' is a TensorRT plan and cannot run in {engine}: open the .onnx file instead"
@@ -85,21 +104,23 @@ def _open_plan(path: str, *, device: str, engine: str | None) -> _core.Engine:
         )
     from agp_edge.engines import tensorrt  # noqa: PLC0415  (engines load on demand)
 
-    return tensorrt.open_plan(path)
+    return tensorrt.open_plan(path, content=content)
 
 
-def _open_onnx(path: str, *, engine: str | None, threads: int) -> _core.Engine:
+def _open_onnx(
+    path: str, *, engine: str | None, threads: int, content: bytes | None
+) -> _core.Engine:
     from agp_edge.engines import onnxruntime, openvino  # noqa: PLC0415  (engines load on demand)
 
     if engine == "openvino":
-        return openvino.open_onnx(path, threads=threads)
+        return openvino.open_onnx(path, threads=threads, content=content)
     if engine == "onnxruntime":
-        return onnxruntime.open_onnx(path, threads=threads)
+        return onnxruntime.open_onnx(path, threads=threads, content=content)
     try:
-        return onnxruntime.open_onnx(path, threads=threads)
+        return onnxruntime.open_onnx(path, threads=threads, content=content)
     except DependencyError as missing:
         try:
-            return openvino.open_onnx(path, threads=threads)
+            return openvino.open_onnx(path, threads=threads, content=content)
         except DependencyError:
             raise DependencyError(
                 f"no engine that runs '{path}' on a CPU is installed: "

@@ -22,12 +22,13 @@ DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 LOG_FATAL = 4
 
 
-def open_onnx(path: str, *, threads: int = 0) -> _core.Engine:
+def open_onnx(path: str, *, threads: int = 0, content: bytes | None = None) -> _core.Engine:
     """Load an ONNX file into ONNX Runtime's CPU provider.
 
     Args:
         path: the file.
         threads: inside one operator; 0: one per physical core.
+        content: the file's bytes, where they were read already; None: the file is read.
 
     Raises:
         DependencyError: onnxruntime is not installed.
@@ -46,7 +47,10 @@ def open_onnx(path: str, *, threads: int = 0) -> _core.Engine:
     try:
         # Without a fallback: it would print on stdout and try the same provider again.
         session = runtime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            path if content is None else content,
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,
         )
     except Exception as error:  # its exceptions share no base but Exception
         raise ModelError(

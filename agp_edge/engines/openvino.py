@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["library_folder", "open_onnx"]
 
 
-def open_onnx(path: str, *, threads: int = 0) -> _core.Engine:
+def open_onnx(path: str, *, threads: int = 0, content: bytes | None = None) -> _core.Engine:
     """Load an ONNX file into OpenVINO's CPU plugin.
 
     Args:
         path: the file.
         threads: of inference; 0: OpenVINO's own choice.
+        content: the file's bytes, where they were read already; None: the file is read.
 
     Raises:
         DependencyError: the engine is not in this build, or the package is not installed.
@@ -27,7 +28,9 @@ def open_onnx(path: str, *, threads: int = 0) -> _core.Engine:
     """
     from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
 
-    return _core.open_openvino(path, library_folder=str(library_folder()), threads=threads)
+    return _core.open_openvino(
+        path, library_folder=str(library_folder()), threads=threads, content=content
+    )
 
 
 def library_folder() -> Path:

@@ -87,8 +87,12 @@ FLAVOURS = {
 }
 
 
-def open_plan(path: str) -> _core.Engine:
+def open_plan(path: str, *, content: bytes | None = None) -> _core.Engine:
     """Load a plan on GPU 0: with the native module, else with TensorRT's Python bindings.
+
+    Args:
+        path: the plan.
+        content: its bytes, when their hash was compared; None: the file is mapped.
 
     Raises:
         ModelError: not a plan, changed, or built for another GPU, TensorRT version or flavour.
@@ -109,19 +113,26 @@ def open_plan(path: str) -> _core.Engine:
         raise DeviceError(f"'{path}' is a TensorRT plan, and {error}") from error
     _connect_log()
     try:
-        return _core.open_tensorrt(path, library_folders=library_folders())
+        return _core.open_tensorrt(path, library_folders=library_folders(), content=content)
     except DependencyError:
-        flavours = ("rtx",) if plan_flavour(path) == "rtx" else ("tensorrt", "lean")
+        flavours = ("rtx",) if plan_flavour(path, content) == "rtx" else ("tensorrt", "lean")
         for flavour in flavours:
             if FLAVOURS[flavour].find_module() is not None:
                 from agp_edge.engines import tensorrt_bindings  # noqa: PLC0415  (only where needed)
 
-                return tensorrt_bindings.open_plan(path, flavour)
+                return tensorrt_bindings.open_plan(path, flavour, content=content)
         raise
 
 
-def plan_flavour(path: str) -> str:
-    """Which product's plan the file's first bytes belong to: "rtx" or "tensorrt"."""
+def plan_flavour(path: str, content: bytes | None = None) -> str:
+    """Which product's plan the file's first bytes belong to: "rtx" or "tensorrt".
+
+    Args:
+        path: the plan.
+        content: its bytes; None: the file is read.
+    """
+    if content is not None:
+        return "rtx" if content.startswith(RTX_MAGIC) else "tensorrt"
     with Path(path).open("rb") as file:
         return "rtx" if file.read(4) == RTX_MAGIC else "tensorrt"
 

@@ -8,26 +8,32 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agp_edge.engines.tensorrt import FLAVOURS, make_logger
 from agp_edge.errors import DeviceError, ModelError
+from agp_edge.gpu import find_gpus
+from agp_edge.runtime_cache import context_with_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from typing_extensions import Buffer
 
     from agp_edge import _core
 
 __all__ = ["open_plan"]
 
 
-def open_plan(path: str, flavour: str) -> _core.Engine:
+def open_plan(path: str, flavour: str, *, content: bytes | None = None) -> _core.Engine:
     """Load a plan on GPU 0; the caller has asked the CUDA driver that there is one.
 
     Args:
         path: the plan.
         flavour: a key of `FLAVOURS` that is installed.
+        content: the plan's bytes, when their hash was compared; None: the file is mapped.
 
     Raises:
         ModelError: the plan is refused, was changed, or has tensors that the pipeline cannot feed.
@@ -38,14 +44,28 @@ def open_plan(path: str, flavour: str) -> _core.Engine:
 
     trt = FLAVOURS[flavour].load()
     title = f"{FLAVOURS[flavour].name} {trt.__version__} (Python bindings)"
-    runner = _Runner(path, trt, title)
+    with _plan_bytes(path, content) as plan:
+        runner = _Runner(path, plan, trt, title)
     return _core.CallableEngine(title, runner.inputs, runner.outputs, runner, memory="device")
+
+
+@contextmanager
+def _plan_bytes(path: str, content: bytes | None) -> Iterator[Buffer]:
+    """What manifest, engine and cache are read from: one file, opened once."""
+    if content is not None:
+        yield content
+        return
+    with (
+        Path(path).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan,
+    ):
+        yield plan
 
 
 class _Runner:
     """The function behind the engine; owns runtime, engine and context."""
 
-    def __init__(self, path: str, trt: Any, title: str) -> None:
+    def __init__(self, path: str, plan: Buffer, trt: Any, title: str) -> None:
         from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
 
         self._title = title
@@ -60,11 +80,7 @@ class _Runner:
                 "version that fits the driver"
             )
         self._runtime.engine_host_code_allowed = False
-        with (
-            Path(path).open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan,
-        ):
-            self._engine = self._runtime.deserialize_cuda_engine(plan)
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None and "Cuda Runtime" in self._reason():
             raise DeviceError(
                 f"the plan '{path}' could not be loaded by {title} ({self._reason()}): update the "
@@ -76,7 +92,7 @@ class _Runner:
                 "TensorRT version and GPU architecture, build it again on this machine with "
                 f"`agp-edge build MODEL.onnx -o {path}`"
             )
-        if self._engine.name != _core.read_manifest_json(path):
+        if self._engine.name != _core.read_manifest_json(path, plan):
             raise ModelError(
                 f"the manifest found in '{path}' is not the one that {title} reads from it, the "
                 f"file was changed: build it again with `agp-edge build MODEL.onnx -o {path}`"
@@ -87,7 +103,11 @@ class _Runner:
             name = self._engine.get_tensor_name(index)
             is_input = self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
             (self.inputs if is_input else self.outputs).append(self._spec(trt, name, path))
-        self._context = self._engine.create_execution_context()
+        gpu = find_gpus()[0]
+        self._context, self._cache = context_with_cache(
+            trt, self._engine, plan, gpu=f"{gpu.name} {gpu.compute_capability}"
+        )
+        self._has_run = False
         if self._context is None:
             raise DeviceError(
                 f"the plan '{path}' could not be loaded by {title} ({self._reason()}): close other "
@@ -103,6 +123,9 @@ class _Runner:
             raise DeviceError(
                 f"{self._title} could not start ({self._reason()}): open the model again"
             )
+        if self._cache is not None and not self._has_run:
+            self._cache.save()  # what the first frame compiled
+        self._has_run = True
 
     def _spec(self, trt: Any, name: str, path: str) -> tuple[str, str, list[int]]:
         dtypes = {trt.DataType.FLOAT: "float32", trt.DataType.HALF: "float16"}

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "bytes.hpp"
 #include "frame.hpp"
 #include "module.hpp"
 #include "result.hpp"
@@ -52,8 +53,22 @@ NativeResult score(Detector& self, const py::object& image,
 }  // namespace
 
 void register_detector(py::module_& module) {
-  module.def("read_manifest_json", &read_manifest_json, py::arg("path"),
-             py::call_guard<py::gil_scoped_release>());
+  module.def(
+      "read_manifest_json",
+      [](const std::string& path, const std::optional<py::buffer>& content) {
+        const BorrowedBytes bytes(content);
+        const py::gil_scoped_release release;
+        return content ? read_manifest_json(bytes.view(), path) : read_manifest_json(path);
+      },
+      py::arg("path"), py::arg("content") = py::none());
+  module.def(
+      "refuse_external_data",
+      [](const std::string& path, const std::optional<py::buffer>& content) {
+        const BorrowedBytes bytes(content);
+        const py::gil_scoped_release release;
+        return content ? refuse_external_data(bytes.view(), path) : refuse_external_data(path);
+      },
+      py::arg("path"), py::arg("content") = py::none());
   module.def("manifest_extent", &manifest_extent, py::arg("path"),
              py::call_guard<py::gil_scoped_release>());
   module.def(

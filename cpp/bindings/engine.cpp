@@ -7,6 +7,7 @@
 
 #include "agp_edge/error.hpp"
 #include "agp_edge/openvino_engine.hpp"
+#include "bytes.hpp"
 #include "module.hpp"
 
 namespace agp_edge::bindings {
@@ -124,14 +125,18 @@ void register_engine(py::module_& module) {
   module.def("has_openvino", &has_openvino);
   module.def(
       "open_openvino",
-      [](const std::string& path, const std::string& library_folder, int threads) {
+      [](const std::string& path, const std::string& library_folder, int threads,
+         const std::optional<py::buffer>& content) {
+        const BorrowedBytes bytes(content);
         OpenVinoOptions options;
+        options.content = bytes.view();
         options.library_folder = library_folder;
         options.threads = threads;
         const py::gil_scoped_release release;
         return open_openvino(path, options);
       },
-      py::arg("path"), py::kw_only(), py::arg("library_folder") = "", py::arg("threads") = 0);
+      py::arg("path"), py::kw_only(), py::arg("library_folder") = "", py::arg("threads") = 0,
+      py::arg("content") = py::none());
 }
 
 }  // namespace agp_edge::bindings

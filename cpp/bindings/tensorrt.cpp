@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "agp_edge/tensorrt_engine.hpp"
+#include "bytes.hpp"
 #include "module.hpp"
 
 namespace agp_edge::bindings {
@@ -60,15 +61,18 @@ void register_tensorrt(py::module_& module) {
   module.def("set_tensorrt_log", &set_log, py::arg("log"));
   module.def(
       "open_tensorrt",
-      [](const std::string& path, const std::vector<std::string>& library_folders, int device) {
+      [](const std::string& path, const std::vector<std::string>& library_folders, int device,
+         const std::optional<py::buffer>& content) {
+        const BorrowedBytes bytes(content);
         TensorRtOptions options;
+        options.content = bytes.view();
         options.library_folders = library_folders;
         options.device = device;
         const py::gil_scoped_release release;
         return open_tensorrt(path, options);
       },
       py::arg("path"), py::kw_only(), py::arg("library_folders") = std::vector<std::string>{},
-      py::arg("device") = 0);
+      py::arg("device") = 0, py::arg("content") = py::none());
 }
 
 }  // namespace agp_edge::bindings

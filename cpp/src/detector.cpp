@@ -105,6 +105,7 @@ std::shared_ptr<Engine> open_model(const std::string& path, const DetectorOption
   ModelFile file = read_model_file(path);
   manifest_json = std::move(file.manifest_json);
   if (file.kind == ModelKind::kPlan) return open_tensorrt(path);
+  refuse_external_data(path);
   OpenVinoOptions openvino;
   openvino.threads = options.threads;
   return open_openvino(path, openvino);

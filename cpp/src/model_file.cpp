@@ -11,7 +11,9 @@
 
 #include "agp_edge/error.hpp"
 #include "agp_edge/manifest.hpp"
+#include "external_data.hpp"
 #include "onnx_metadata.hpp"
+#include "view_stream.hpp"
 
 namespace agp_edge {
 namespace {
@@ -127,11 +129,7 @@ std::ifstream open_model(const std::string& path, std::uint64_t& size) {
   return file;
 }
 
-}  // namespace
-
-ModelFile read_model_file(const std::string& path) {
-  std::uint64_t size = 0;
-  std::ifstream file = open_model(path, size);
+ModelFile read_model(std::istream& file, std::uint64_t size, const std::string& path) {
   const int first = file.peek();
   if (first < 0) throw ModelError("the model '" + path + "' cannot be read: check its disk");
 
@@ -173,6 +171,43 @@ ModelFile read_model_file(const std::string& path) {
   throw ModelError("'" + path +
                    "' is no model of agp_edge (neither an ONNX file nor a plan with its manifest): "
                    "give one that `agp-edge export` or `agp-edge build` wrote");
+}
+
+}  // namespace
+
+void check_model_file(const std::string& path) {
+  std::uint64_t size = 0;
+  open_model(path, size);
+}
+
+ModelFile read_model_file(const std::string& path) {
+  std::uint64_t size = 0;
+  std::ifstream file = open_model(path, size);
+  return read_model(file, size, path);
+}
+
+ModelFile read_model_bytes(std::string_view bytes, const std::string& path) {
+  if (bytes.empty()) {
+    throw ModelError("the model '" + path +
+                     "' is empty, an .onnx file or a plan is expected: copy or export it again");
+  }
+  ViewStream stream(bytes);
+  return read_model(stream, bytes.size(), path);
+}
+
+void refuse_external_data(const std::string& path) {
+  std::uint64_t size = 0;
+  std::ifstream file = open_model(path, size);
+  refuse_external_data(file, path);
+}
+
+void refuse_external_data(std::string_view bytes, const std::string& path) {
+  ViewStream stream(bytes);
+  refuse_external_data(stream, path);
+}
+
+std::string read_manifest_json(std::string_view bytes, const std::string& path) {
+  return read_model_bytes(bytes, path).manifest_json;
 }
 
 std::string read_manifest_json(const std::string& path) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 namespace agp_edge {
 
@@ -15,7 +16,12 @@ struct ModelFile {
   std::uint64_t end = 0;
 };
 
+// Throws ModelError: missing, unreadable, empty, no file.
+void check_model_file(const std::string& path);
+
 // Told apart by content. Throws ModelError: missing, unreadable, truncated, not a model of ours.
 ModelFile read_model_file(const std::string& path);
+// The same of a file's bytes; `path` is its name in messages.
+ModelFile read_model_bytes(std::string_view bytes, const std::string& path);
 
 }  // namespace agp_edge

@@ -22,7 +22,7 @@ class OpenVinoEngine final : public Engine {
         float32_(library_.float32()),
         core_(make<ov_core_t>(library_.core_free, "starting OpenVINO",
                               [&](ov_core_t** core) { return library_.core_create(core); })),
-        model_(compile(path, options.threads)),
+        model_(compile(path, options)),
         request_(make<ov_infer_request_t>(
             library_.infer_request_free, "preparing '" + path + "' in " + name_,
             [&](ov_infer_request_t** request) {
@@ -61,11 +61,17 @@ class OpenVinoEngine final : public Engine {
     return Unique<Handle>(handle, free);
   }
 
-  Unique<ov_compiled_model_t> compile(const std::string& path, int threads) const {
+  Unique<ov_compiled_model_t> compile(const std::string& path,
+                                      const OpenVinoOptions& options) const {
     const auto model = make<ov_model_t>(
         library_.model_free, "reading '" + path + "' with " + name_, [&](ov_model_t** read) {
-          return library_.core_read_model(core_.get(), path.c_str(), nullptr, read);
+          const std::string_view content = options.content;
+          return content.empty()
+                     ? library_.core_read_model(core_.get(), path.c_str(), nullptr, read)
+                     : library_.core_read_model_from_memory_buffer(core_.get(), content.data(),
+                                                                   content.size(), nullptr, read);
         });
+    const int threads = options.threads;
     const std::string count = std::to_string(threads);
     // Left alone, OpenVINO computes in bfloat16 where the CPU can: other scores than everywhere
     // else, so other decisions. Keys and values count one each.

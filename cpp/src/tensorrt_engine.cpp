@@ -96,7 +96,16 @@ std::string dotted(std::int32_t version) {
 class Opening {
  public:
   Opening(const std::string& path, const TensorRtOptions& options)
-      : path_(path), options_(options), manifest_json_(plan_manifest(path)), plan_(path) {}
+      : path_(path), options_(options) {
+    if (options.content.empty()) {
+      check_model_file(path);
+      file_ = std::make_unique<MappedFile>(path);
+      plan_ = {static_cast<const char*>(file_->data()), file_->size()};
+    } else {
+      plan_ = options.content;
+    }
+    manifest_json_ = plan_manifest(plan_, path);
+  }
 
   std::shared_ptr<Engine> run() {
     try {
@@ -126,8 +135,8 @@ class Opening {
   }
 
  private:
-  static std::string plan_manifest(const std::string& path) {
-    ModelFile file = read_model_file(path);
+  static std::string plan_manifest(std::string_view plan, const std::string& path) {
+    ModelFile file = read_model_bytes(plan, path);
     if (file.kind != ModelKind::kPlan) {
       throw ModelError("'" + path +
                        "' is an ONNX file, a TensorRT plan is expected: compile it "
@@ -144,8 +153,7 @@ class Opening {
   // The products whose plans start like this one, the one that the manifest names first.
   // Never empty.
   std::vector<const TensorRtProduct*> fitting_products() const {
-    const std::string_view start(static_cast<const char*>(plan_.data()),
-                                 std::min<std::size_t>(4, plan_.size()));
+    const std::string_view start = plan_.substr(0, 4);
     std::vector<const TensorRtProduct*> fitting;
     for (const TensorRtProduct& product : tensorrt_products()) {
       if (start == product.magic) fitting.push_back(&product);
@@ -278,7 +286,8 @@ class Opening {
   std::string path_;
   TensorRtOptions options_;
   std::string manifest_json_;
-  MappedFile plan_;
+  std::unique_ptr<MappedFile> file_;  // what plan_ views, where it is not the caller's
+  std::string_view plan_;
   std::shared_ptr<const cuda::Context> context_;
   std::string notes_;  // why what was tried does not do
 };

@@ -1,6 +1,7 @@
 #include <ctime>
 #include <random>
 
+#include "agp_edge/detector.hpp"
 #include "agp_edge/error.hpp"
 #include "agp_edge/manifest.hpp"
 #include "check.hpp"
@@ -185,6 +186,60 @@ TEST(plan_manifest_longer_than_a_network_name) {
   longer["name"] = std::string(5000, 'n');
   const TemporaryFile file(plan(longer.dump()));
   CHECK_THROWS(read_manifest_json(file.path()), ModelError, "has no end");
+}
+
+TEST(bytes_in_memory_are_read_like_a_file) {
+  for (const std::string& bytes : {onnx(), plan(document()), plan(document(), 3U << 20U, 7)}) {
+    CHECK(read_manifest_json(std::string_view(bytes), "m") == document());
+  }
+  const std::string whole = onnx();
+  for (std::size_t size = 0; size < whole.size(); ++size) {
+    const std::string cut = whole.substr(0, size);  // on the heap: a read past its end shows
+    CHECK_THROWS(read_manifest_json(std::string_view(cut), "the name"), ModelError, "'the name'");
+  }
+}
+
+namespace {
+
+// A TensorProto that says where its values are: external_data = 13, key = 1, value = 2.
+std::string external_tensor(const std::string& location) {
+  return models::bytes(13, models::bytes(1, "location") + models::bytes(2, location));
+}
+
+}  // namespace
+
+TEST(weights_in_another_file) {
+  using agp_edge::refuse_external_data;
+  constexpr std::size_t kChunk = 1U << 20U;  // in which a file is read
+  const TemporaryFile file("");
+  for (const std::size_t before : {std::size_t{0}, kChunk, 2 * kChunk}) {
+    for (const std::size_t shift : {0, 1, 9, 10, 11, 20, 300, 4100, 4200}) {
+      const std::string padding(before + 5000 - shift, '\x80');
+      const std::string bytes = padding + external_tensor("weights.bin") + std::string(7, 'x');
+      file.write(bytes);
+      CHECK_THROWS(refuse_external_data(file.path()), ModelError,
+                   "'" + file.path() + "' keeps weights in another file, 'weights.bin', which");
+      CHECK_THROWS(refuse_external_data(bytes, "m"), ModelError, "'weights.bin'");
+    }
+  }
+  // The same key in metadata, or cut off at the end of the file.
+  file.write(std::string(kChunk, 'x') + models::metadata("location", "hall 4"));
+  refuse_external_data(file.path());
+  file.write("\x0A\x08location");
+  refuse_external_data(file.path());
+  file.write("\x6A\x0B\x0A\x08location\x12");
+  CHECK_THROWS(refuse_external_data(file.path()), ModelError, "another file, '', which");
+  file.write("\x6A\x7F\x0A\x08location\x12\xFF\xFF\xFF\xFF\x7Fw");  // a length that runs away
+  CHECK_THROWS(refuse_external_data(file.path()), ModelError, "another file, 'w', which");
+  CHECK_THROWS(refuse_external_data("/no/such.onnx"), ModelError, "does not exist");
+}
+
+TEST(detector_refuses_weights_in_another_file) {
+  // Before any engine is asked for: the sentence is the same where OpenVINO is not there.
+  const TemporaryFile file(models::number(1, 8) +
+                           models::bytes(7, models::bytes(5, external_tensor("weights.bin"))) +
+                           models::metadata(agp_edge::kManifestKey, document()));
+  CHECK_THROWS(agp_edge::Detector(file.path()), ModelError, "in another file, 'weights.bin'");
 }
 
 TEST(foreign_files) {

@@ -120,6 +120,17 @@ TEST(other_addresses_are_bound_anew) {
   }
 }
 
+TEST(bytes_in_memory_in_place_of_the_file) {
+  const std::string bytes = onnx();
+  OpenVinoOptions options;
+  options.content = bytes;
+  const auto engine = open_openvino("/no/such/file.onnx", options);
+  CHECK(engine->inputs().size() == 1 && engine->inputs()[0].name == "image");
+  const std::string broken = bytes.substr(0, 40);
+  options.content = broken;
+  CHECK_THROWS(open_openvino("the name", options), ModelError, "'the name'");
+}
+
 TEST(detectors_in_threads) {
   const TemporaryFile file(onnx());
   std::vector<std::thread> threads;

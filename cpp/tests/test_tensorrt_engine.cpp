@@ -118,6 +118,21 @@ TEST(plan_is_opened_and_scores) {
   check_all_released();
 }
 
+TEST(bytes_in_memory_in_place_of_the_file) {
+  {
+    std::string bytes = plan_of(manifest());
+    TensorRtOptions options;
+    options.library_folders = {variable("AGP_EDGE_TEST_LIBRARIES")};
+    options.content = bytes;
+    const std::shared_ptr<Engine> engine = open_tensorrt("/no/such/file.plan", options);
+    bytes.assign(bytes.size(), 'x');  // borrowed for the call only
+    CHECK_NEAR(score_of(engine, 60), expected(60), 1e-3);
+    options.content = bytes;
+    CHECK_THROWS(open_tensorrt("the name", options), ModelError, "'the name' is no model of");
+  }
+  check_all_released();
+}
+
 TEST(two_engines_live_side_by_side) {
   {
     std::shared_ptr<Engine> first = open();

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
@@ -16,9 +20,6 @@ from agp_edge.manifest import (
     PostprocessSpec,
     ThresholdSpec,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SIZE = 64
 STRIDE = 8
@@ -140,3 +141,14 @@ def bad_frame(good_frame: np.ndarray) -> np.ndarray:
     frame[24:48, 80:104] = 255
     frame[24:48:2, 80:104:2] = 0
     return frame
+
+
+@pytest.fixture(scope="session")
+def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CUDA driver on the CPU (cpp/tests/fakes), compiled; for AGP_EDGE_CUDA_DRIVER."""
+    compiler = os.environ.get("CXX") or shutil.which("c++")
+    assert compiler, "the tests need a C++ compiler, as the installation did"
+    path = tmp_path_factory.mktemp("driver") / "libfake_cuda.so"
+    source = Path(__file__).parents[2] / "cpp/tests/fakes/fake_cuda.cpp"
+    subprocess.run([compiler, "-shared", "-fPIC", "-std=c++17", source, "-o", path], check=True)
+    return path

@@ -217,18 +217,19 @@ def test_names_of_external_files(length, tmp_path):
     """Of any length; and metadata with the key `location` is no other file."""
     import onnx
 
-    from agp_edge.external_data import refuse_external_data
+    from agp_edge._core import refuse_external_data
 
     model = onnx.ModelProto()
     onnx.helper.set_model_props(model, {"location": "hall 4" + "." * length})
     path = tmp_path / "m.onnx"
     path.write_bytes(model.SerializeToString())
-    refuse_external_data(path)
+    refuse_external_data(str(path))
     tensor = model.graph.initializer.add()
     tensor.external_data.add(key="location", value="w" * length)
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match=f"another file, '{'w' * length}',"):
-        refuse_external_data(path)
+    shown = "w" * min(length, 4096)  # no path is longer
+    with pytest.raises(ModelError, match=f"another file, '{shown}',"):
+        refuse_external_data(str(path))
 
 
 @pytest.mark.parametrize("poison", [NAN, float("inf")])

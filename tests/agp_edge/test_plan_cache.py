@@ -285,7 +285,8 @@ def test_the_whole_way_to_the_engine(small_model, tmp_path, monkeypatch):
     monkeypatch.setenv("AGP_EDGE_CACHE", str(tmp_path / "cache"))
     opened = []
 
-    def open_plan(path):
+    def open_plan(path, *, content):
+        assert content is None  # the plan's hash is nobody's
         opened.append(path)
         raise DeviceError("this is where the GPU is needed")
 

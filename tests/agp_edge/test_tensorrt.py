@@ -7,10 +7,9 @@ opened and have to fail: each time in one sentence, with the process alive.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,19 +18,15 @@ from agp_edge import _core
 from agp_edge.engines.tensorrt import FLAVOURS, library_folders, plan_flavour
 from agp_edge.errors import DeviceError, ModelError
 
-ROOT = Path(__file__).parents[2]
+if TYPE_CHECKING:
+    from pathlib import Path
+
 HAS_RTX_MODULE = "TensorRT for RTX" in _core.tensorrt_modules()
 
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    """The fake CUDA driver as a library."""
-    compiler = os.environ.get("CXX") or shutil.which("c++")
-    assert compiler, "the tests need a C++ compiler, as the installation did"
-    path = tmp_path_factory.mktemp("driver") / "libfake_cuda.so"
-    source = ROOT / "cpp/tests/fakes/fake_cuda.cpp"
-    subprocess.run([compiler, "-shared", "-fPIC", "-std=c++17", source, "-o", path], check=True)
-    return path
+@pytest.fixture
+def driver(fake_driver):
+    return fake_driver
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "agp_edge/calibration.hpp"
@@ -42,6 +43,13 @@ inline constexpr const char* kManifestKey = "agp_edge.manifest";
 // The document of an .onnx file or a plan, unparsed, found without loading the model. Told apart by
 // content, not by name. Throws ModelError: missing, unreadable, truncated, not a model of ours.
 std::string read_manifest_json(const std::string& path);
+// The same of a file's bytes; `path` is its name in messages.
+std::string read_manifest_json(std::string_view bytes, const std::string& path);
+
+// Throws ModelError where an .onnx file keeps weights in another file: no hash of the model covers
+// them. A plan has its weights in itself.
+void refuse_external_data(const std::string& path);
+void refuse_external_data(std::string_view bytes, const std::string& path);
 
 // Where the document stands in an .onnx file: first byte of its metadata entry and the one after
 // it. Another entry in its place leaves graph and weights as they are. Both 0 for a plan.

@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "agp_edge/engine.hpp"
 
@@ -16,6 +17,9 @@ struct OpenVinoOptions {
   // Folder of libopenvino_c.so*; empty: AGP_EDGE_OPENVINO_LIBS, then the system's search path.
   std::string library_folder;
   int threads = 0;  // 0: OpenVINO chooses
+  // The file's bytes, where the caller has them already, e.g. to compare their hash: then the path
+  // is a name only. Borrowed for the call; empty: the file is read.
+  std::string_view content;
 };
 
 // Whether this library was compiled with OpenVINO's headers.

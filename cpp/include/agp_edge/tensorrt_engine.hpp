@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "agp_edge/engine.hpp"
@@ -26,6 +27,9 @@ struct TensorRtOptions {
   int device = 0;  // index of the GPU
   // Folders searched for TensorRT's library before the system's search path.
   std::vector<std::string> library_folders;
+  // The plan's bytes, where the caller has them already, e.g. to compare their hash: then the path
+  // is a name only. Borrowed for the call; empty: the file is mapped.
+  std::string_view content;
 };
 
 // The modules that this build has: beside the library or the Python extension, in agp_edge/ below
