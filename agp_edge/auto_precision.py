@@ -189,7 +189,7 @@ def _refusal(source: str, path: str, budget: float | None) -> tuple[float | None
     Raises:
         ModelError: it is not an INT8 file made from `source`.
     """
-    from agp_edge.calibration.model_digest import graph_sha256  # noqa: PLC0415
+    from agp_edge.calibration.graph.model_digest import graph_sha256  # noqa: PLC0415
 
     manifest = read_manifest(path)
     record = manifest.get("quantisation")

@@ -19,7 +19,7 @@ from agp_edge.manifest import read_manifest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agp_edge.calibration.fp16 import Fp16Report
+    from agp_edge.calibration.fp16.convert import Fp16Report
 
 __all__ = [
     "BUILT_PLACEHOLDER",
@@ -72,7 +72,7 @@ def graph_of_precision(
         return source, None
     if (asked, precision) == ("fp32", "fp16"):
         # torch is not needed, onnx and onnxruntime are
-        from agp_edge.calibration.fp16 import fp16_from_onnx  # noqa: PLC0415
+        from agp_edge.calibration.fp16.convert import fp16_from_onnx  # noqa: PLC0415
 
         target = folder / Path(source).name
         return str(target), fp16_from_onnx(source, target, images=images)

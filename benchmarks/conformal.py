@@ -35,9 +35,9 @@ from numpy.typing import NDArray
 from provenance import write_result
 from scipy import stats
 
-from agp_edge.calibration.conformal import parts_needed, promise_for, rejected_share
-from agp_edge.calibration.scoring import score_samples
-from agp_edge.calibration.threshold import conformal_threshold
+from agp_edge.calibration.decision.conformal import parts_needed, promise_for, rejected_share
+from agp_edge.calibration.decision.scoring import score_samples
+from agp_edge.calibration.decision.threshold import conformal_threshold
 from agp_edge.dataset import GOOD, Sample, open_dataset, part_of
 from agp_edge.demo_data import DATA_NOTE, MODULE, read_cells
 from agp_edge.files import write_aside

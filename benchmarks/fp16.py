@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from provenance import write_result
 
-from agp_edge.calibration.fp16 import ENTRANCE_SHARES, IMAGE_LIMIT
-from agp_edge.calibration.half_graph import distance_tail, entrance, half_graph, rounded_graph
-from agp_edge.calibration.model_file import load_fp32, scorer
+from agp_edge.calibration.fp16.convert import ENTRANCE_SHARES, IMAGE_LIMIT
+from agp_edge.calibration.fp16.half_graph import distance_tail, entrance, half_graph, rounded_graph
+from agp_edge.calibration.graph.model_file import load_fp32, scorer
 from agp_edge.images import list_images, read_image
 from agp_edge.manifest import read_manifest_text
 from agp_edge.self_test import self_test_frame

@@ -27,12 +27,12 @@ import numpy as np
 from magnetic_tile import NAMES, lay_out
 from provenance import write_result
 
-from agp_edge.calibration.accuracy import Accuracy, Judge, labelled_frames
-from agp_edge.calibration.half_graph import rounded_graph
-from agp_edge.calibration.model_file import load_fp32
-from agp_edge.calibration.quantise_report import QuantiseReport
-from agp_edge.calibration.quantize import quantise_onnx
-from agp_edge.calibration.ranges import RANGES
+from agp_edge.calibration.fp16.half_graph import rounded_graph
+from agp_edge.calibration.graph.model_file import load_fp32
+from agp_edge.calibration.int8.accuracy import Accuracy, Judge, labelled_frames
+from agp_edge.calibration.int8.quantise_report import QuantiseReport
+from agp_edge.calibration.int8.quantize import quantise_onnx
+from agp_edge.calibration.int8.ranges import RANGES
 from agp_edge.dataset import open_dataset
 from agp_edge.demo_data import DATA_NOTE
 from agp_edge.dependencies import require

@@ -27,9 +27,9 @@ from onnx import TensorProto, helper, numpy_helper
 from provenance import write_result
 
 from agp_edge.build import plan_from_onnx
-from agp_edge.calibration.half_graph import distance_tail, half_graph
-from agp_edge.calibration.model_file import set_manifest
-from agp_edge.calibration.qdq_graph import (
+from agp_edge.calibration.fp16.half_graph import distance_tail, half_graph
+from agp_edge.calibration.graph.model_file import set_manifest
+from agp_edge.calibration.int8.qdq_graph import (
     Layer,
     calibrated_tensors,
     layers_of,

@@ -21,7 +21,7 @@ import onnx
 import torch
 from tqdm import tqdm
 
-from agp_edge.calibration.threshold import conformal_threshold
+from agp_edge.calibration.decision.threshold import conformal_threshold
 from agp_edge.dataset import GOOD, Sample
 from agp_edge.engines.onnxruntime import open_onnx
 from agp_edge.errors import DataError, ModelError

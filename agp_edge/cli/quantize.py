@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agp_edge.calibration.quantise_report import QuantiseReport
+    from agp_edge.calibration.int8.quantise_report import QuantiseReport
 
 __all__ = ["HELP", "add_arguments", "quantise_lines", "run"]
 
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantise, print, write the files asked for."""
-    from agp_edge.calibration.quantize import quantise_onnx  # noqa: PLC0415  (onnx)
+    from agp_edge.calibration.int8.quantize import quantise_onnx  # noqa: PLC0415  (onnx)
     from agp_edge.files import write_aside  # noqa: PLC0415
 
     report = quantise_onnx(

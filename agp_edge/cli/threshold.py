@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from agp_edge.cli.scoring import add_scoring_arguments, share
 
 if TYPE_CHECKING:
-    from agp_edge.calibration.set_threshold import ThresholdResult
+    from agp_edge.calibration.decision.set_threshold import ThresholdResult
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score the images, set the threshold, say what it promises."""
-    from agp_edge.calibration.set_threshold import set_threshold  # noqa: PLC0415  (heavy)
+    from agp_edge.calibration.decision.set_threshold import set_threshold  # noqa: PLC0415  (heavy)
     from agp_edge.errors import Error  # noqa: PLC0415
 
     if args.method == "conformal" and args.false_reject is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from agp_edge.cli.scoring import add_scoring_arguments, share
 
 if TYPE_CHECKING:
-    from agp_edge.calibration.validate import Rate, Validation
+    from agp_edge.calibration.decision.validate import Rate, Validation
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score, print the table, write the files asked for."""
-    from agp_edge.calibration.validate import validate  # noqa: PLC0415  (heavy)
+    from agp_edge.calibration.decision.validate import validate  # noqa: PLC0415  (heavy)
 
     found = validate(
         args.model,

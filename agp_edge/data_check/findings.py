@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agp_edge.calibration.conformal import parts_needed
+from agp_edge.calibration.decision.conformal import parts_needed
 from agp_edge.dataset import GOOD
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The page about an INT8 model: what became of each layer, and what it costs.
 
-Reads the report of `agp_edge.calibration.quantize`; writes one HTML file.
+Reads the report of `agp_edge.calibration.int8.quantize`; writes one HTML file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from agp_edge.report.render import write_page
 if TYPE_CHECKING:
     import os
 
-    from agp_edge.calibration.quantise_report import QuantiseReport
+    from agp_edge.calibration.int8.quantise_report import QuantiseReport
 
 __all__ = ["write_quantisation"]
 

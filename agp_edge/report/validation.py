@@ -25,7 +25,7 @@ from agp_edge.threshold_text import promise_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agp_edge.calibration.validate import KnownPart, Validation
+    from agp_edge.calibration.decision.validate import KnownPart, Validation
 
 __all__ = ["validation_figures", "write_validation"]
 
@@ -80,7 +80,7 @@ def write_validation(
     """Writes the page, the figures, or both, aside and renamed.
 
     Args:
-        validation: what `agp_edge.calibration.validate.validate` returned.
+        validation: what `agp_edge.calibration.decision.validate.validate` returned.
         html: the page; None: not written.
         json_file: the figures; None: not written.
         thresholds: further ones for the table.

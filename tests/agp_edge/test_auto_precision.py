@@ -11,7 +11,7 @@ from onnx import helper, load, save
 from agp_edge import DeviceError, Error, ModelError, _core, read_manifest
 from agp_edge.auto_precision import Candidate, choose, fastest_plan, median_milliseconds
 from agp_edge.build import BuildReport
-from agp_edge.calibration.model_digest import graph_sha256
+from agp_edge.calibration.graph.model_digest import graph_sha256
 from agp_edge.cli import main
 from agp_edge.manifest import MANIFEST_KEY
 from agp_edge.self_test import self_test_frame

@@ -142,7 +142,7 @@ def test_float16_inputs_and_outputs(dtype, tmp_path, write, image, one_line):
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    from agp_edge.calibration.fp16 import fp16_from_onnx
+    from agp_edge.calibration.fp16.convert import fp16_from_onnx
 
     changes = {"input.dtype": dtype, "output.dtype": dtype, "precision.asked": "fp16"}
     path, plan = write("foreign.onnx", changes=changes), tmp_path / "m.plan"

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from agp_edge import Detector, ModelError, read_manifest
 from agp_edge.build import plan_from_onnx
-from agp_edge.calibration.fp16 import fp16_from_onnx
+from agp_edge.calibration.fp16.convert import fp16_from_onnx
 from agp_edge.manifest import (
     MANIFEST_KEY,
     InputSpec,
@@ -170,7 +170,7 @@ def write_quantised(source, path):
     """
     import onnxruntime
 
-    from agp_edge.calibration.half_graph import peak_graph
+    from agp_edge.calibration.fp16.half_graph import peak_graph
 
     model = onnx.load(source)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}

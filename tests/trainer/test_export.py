@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import agp_edge
-from agp_edge.calibration.threshold import conformal_threshold
+from agp_edge.calibration.decision.threshold import conformal_threshold
 from agp_edge.errors import DataError, ModelError
 from agp_edge.images import read_image
 from agp_edge.manifest import read_manifest

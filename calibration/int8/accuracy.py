@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agp_edge.calibration.model_file import preprocessor_of
-from agp_edge.calibration.paired import (
+from agp_edge.calibration.graph.model_file import preprocessor_of
+from agp_edge.calibration.graph.run_graph import open_graph
+from agp_edge.calibration.int8.paired import (
     Loss,
     OverlapTable,
     aupro_loss,
     auroc_loss,
     resampled_weights,
 )
-from agp_edge.calibration.run_graph import open_graph
 from agp_edge.dataset import part_of, read_mask
 from agp_edge.errors import DataError, ModelError
 from agp_edge.images import read_image

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agp_edge.calibration.good_set import labelled_samples, part_key
-from agp_edge.calibration.scoring import images_sha256, score_samples
+from agp_edge.calibration.decision.good_set import labelled_samples, part_key
+from agp_edge.calibration.decision.scoring import images_sha256, score_samples
 from agp_edge.dataset import GOOD
 from agp_edge.errors import DataError, ModelError
 from agp_edge.manifest import read_manifest
@@ -26,7 +26,7 @@ from agp_edge.site import file_sha256, read_site, site_path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agp_edge.calibration.scoring import Scored
+    from agp_edge.calibration.decision.scoring import Scored
 
 __all__ = ["KnownPart", "Rate", "Repeatability", "Validation", "validate"]
 

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from agp_edge.calibration.half_graph import distance_tail, sort_nodes
+from agp_edge.calibration.fp16.half_graph import distance_tail, sort_nodes
 from agp_edge.errors import ModelError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agp_edge.calibration.conformal import Promise, best_promise, promise_for
+from agp_edge.calibration.decision.conformal import Promise, best_promise, promise_for
 from agp_edge.dependencies import require
 from agp_edge.errors import DataError, ModelError
 from agp_edge.manifest import CalibrationTail, ThresholdSpec
@@ -51,8 +51,8 @@ def conformal_threshold(
 ) -> ThresholdSpec:
     """The smallest threshold that rejects a new good part with at most the asked probability.
 
-    The order statistic is `agp_edge.calibration.conformal.promise_for`'s. Unless `strict`, too few
-    parts give the largest score, and the promise is what n can bear: 1 / (n + 1) on average.
+    The order statistic is `conformal.promise_for`'s. Unless `strict`, too few parts give the
+    largest score, and the promise is what n can bear: 1 / (n + 1) on average.
 
     Args:
         scores: image scores of good images that the model was not trained on.

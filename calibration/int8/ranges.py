@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agp_edge.calibration.run_graph import open_graph
+from agp_edge.calibration.graph.run_graph import open_graph
 from agp_edge.errors import ModelError
 
 if TYPE_CHECKING:

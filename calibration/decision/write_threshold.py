@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agp_edge import _core
-from agp_edge.calibration.model_digest import copy_without_manifest, graph_sha256
+from agp_edge.calibration.graph.model_digest import copy_without_manifest, graph_sha256
 from agp_edge.engines import is_plan
 from agp_edge.errors import ModelError
 from agp_edge.files import write_aside

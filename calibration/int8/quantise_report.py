@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agp_edge.calibration.accuracy import Accuracy
-    from agp_edge.calibration.sensitivity import Search, Step
+    from agp_edge.calibration.int8.accuracy import Accuracy
+    from agp_edge.calibration.int8.sensitivity import Search, Step
 
 __all__ = ["LayerReport", "QuantiseReport"]
 

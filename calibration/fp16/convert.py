@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agp_edge.calibration.half_graph import (
+from agp_edge.calibration.fp16.half_graph import (
     REDUCTION_OPS,
     distance_tail,
     entrance,
@@ -27,7 +27,7 @@ from agp_edge.calibration.half_graph import (
     peak_graph,
     rounded_graph,
 )
-from agp_edge.calibration.model_file import load_fp32, preprocessor_of, scorer, set_manifest
+from agp_edge.calibration.graph.model_file import load_fp32, preprocessor_of, scorer, set_manifest
 from agp_edge.dependencies import require
 from agp_edge.errors import ModelError
 from agp_edge.files import write_aside

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agp_edge.calibration.threshold import conformal_threshold
+from agp_edge.calibration.decision.threshold import conformal_threshold
 from agp_edge.errors import DataError, ModelError
 
 

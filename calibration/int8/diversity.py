@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agp_edge.calibration.run_graph import open_graph
+from agp_edge.calibration.graph.run_graph import open_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from agp_edge.calibration.qdq_graph import Layer
+    from agp_edge.calibration.int8.qdq_graph import Layer
 
 __all__ = ["DEPTHS", "describer", "far_out", "k_centre"]
 

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from agp_edge import DataError, Detector, ModelError, read_manifest
-from agp_edge.calibration.fp16 import SCORE_AIM, SCORE_TOLERANCE, fp16_from_onnx
-from agp_edge.calibration.half_graph import distance_tail, half_graph, rounded_graph
+from agp_edge.calibration.fp16.convert import SCORE_AIM, SCORE_TOLERANCE, fp16_from_onnx
+from agp_edge.calibration.fp16.half_graph import distance_tail, half_graph, rounded_graph
 from agp_edge.manifest import MANIFEST_KEY, InputSpec, Manifest, OutputSpec
 
 SIZE, GRID = 32, 8

@@ -8,11 +8,11 @@ import pytest
 from scipy import stats
 
 from agp_edge import Detector
-from agp_edge.calibration.validate import validate
+from agp_edge.calibration.decision.validate import validate
 from agp_edge.dataset import GOOD
 from agp_edge.images import read_image
 
-from .conftest import photo, write_photo
+from ..conftest import photo, write_photo
 
 
 def by_part(model, known, kind):

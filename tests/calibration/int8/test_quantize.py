@@ -12,9 +12,9 @@ from onnx import TensorProto, helper
 
 from agp_edge import DataError, Detector, Error, ModelError, read_manifest
 from agp_edge.build import plan_from_onnx
-from agp_edge.calibration import quantize
-from agp_edge.calibration.quantize import quantise_onnx
-from agp_edge.calibration.sensitivity import search
+from agp_edge.calibration.int8 import quantize
+from agp_edge.calibration.int8.quantize import quantise_onnx
+from agp_edge.calibration.int8.sensitivity import search
 from agp_edge.cli import main
 from agp_edge.manifest import MANIFEST_KEY, InputSpec, Manifest, OutputSpec, SelfTest, ThresholdSpec
 from agp_edge.report.quantisation import write_quantisation
@@ -274,7 +274,7 @@ def test_the_search_takes_the_most_layers_within_the_budget(accuracy_of):
 
 @pytest.fixture
 def accuracy_of():
-    from agp_edge.calibration.accuracy import Accuracy
+    from agp_edge.calibration.int8.accuracy import Accuracy
 
     def make(loss):
         return Accuracy(

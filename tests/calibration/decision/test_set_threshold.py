@@ -9,17 +9,17 @@ import onnx
 import pytest
 
 from agp_edge import Detector, read_manifest
-from agp_edge.calibration.good_set import suspicious
-from agp_edge.calibration.score_journal import ImageScore
-from agp_edge.calibration.scoring import Scored, journal_path, region_peak
-from agp_edge.calibration.set_threshold import set_threshold
-from agp_edge.calibration.write_threshold import write_manifest_threshold
+from agp_edge.calibration.decision.good_set import suspicious
+from agp_edge.calibration.decision.score_journal import ImageScore
+from agp_edge.calibration.decision.scoring import Scored, journal_path, region_peak
+from agp_edge.calibration.decision.set_threshold import set_threshold
+from agp_edge.calibration.decision.write_threshold import write_manifest_threshold
 from agp_edge.dataset import Sample
 from agp_edge.images import list_images, read_image
 from agp_edge.manifest import MANIFEST_LIMIT, CalibrationTail, ThresholdSpec
 from agp_edge.site import Site, file_sha256, read_site, site_path, write_site
 
-from .conftest import photo, write_photo, write_small_model
+from ..conftest import photo, write_photo, write_small_model
 
 
 def scores(model, images):

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from agp_edge.calibration.conformal import promise_for
-from agp_edge.calibration.good_set import (
+from agp_edge.calibration.decision.conformal import promise_for
+from agp_edge.calibration.decision.good_set import (
     distinct_photos,
     good_samples,
     labelled_samples,
@@ -16,9 +16,13 @@ from agp_edge.calibration.good_set import (
     set_warnings,
     trained_on,
 )
-from agp_edge.calibration.scoring import images_sha256, score_samples
-from agp_edge.calibration.threshold import conformal_threshold, f1_threshold, recall_threshold
-from agp_edge.calibration.write_threshold import (
+from agp_edge.calibration.decision.scoring import images_sha256, score_samples
+from agp_edge.calibration.decision.threshold import (
+    conformal_threshold,
+    f1_threshold,
+    recall_threshold,
+)
+from agp_edge.calibration.decision.write_threshold import (
     write_manifest_threshold,
     write_site_threshold,
     writes_to_site,
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from agp_edge.calibration.scoring import Scored
+    from agp_edge.calibration.decision.scoring import Scored
 
 __all__ = ["ThresholdResult", "set_threshold"]
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agp_edge.calibration.model_digest import graph_sha256
-from agp_edge.calibration.score_journal import ImageScore, ScoreJournal
+from agp_edge.calibration.decision.score_journal import ImageScore, ScoreJournal
+from agp_edge.calibration.graph.model_digest import graph_sha256
 from agp_edge.dependencies import require
 from agp_edge.detector import Detector
 from agp_edge.errors import DataError, FrameError

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agp_edge.calibration.qdq_graph import only_layers
-from agp_edge.calibration.run_graph import open_graph
+from agp_edge.calibration.graph.run_graph import open_graph
+from agp_edge.calibration.int8.qdq_graph import only_layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from agp_edge.calibration.accuracy import Accuracy
-    from agp_edge.calibration.journal import Journal
-    from agp_edge.calibration.qdq_graph import Layer
+    from agp_edge.calibration.int8.accuracy import Accuracy
+    from agp_edge.calibration.int8.journal import Journal
+    from agp_edge.calibration.int8.qdq_graph import Layer
 
 __all__ = ["Search", "Step", "scan", "search"]
 

@@ -6,17 +6,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from agp_edge import ModelError
-from agp_edge.calibration.diversity import far_out, k_centre
-from agp_edge.calibration.paired import OverlapTable, aupro_loss, auroc_loss, resampled_weights
-from agp_edge.calibration.qdq_graph import (
+from agp_edge.calibration.graph.run_graph import open_graph
+from agp_edge.calibration.int8.diversity import far_out, k_centre
+from agp_edge.calibration.int8.paired import OverlapTable, aupro_loss, auroc_loss, resampled_weights
+from agp_edge.calibration.int8.qdq_graph import (
     calibrated_tensors,
     layers_of,
     only_layers,
     quantised_graph,
     with_half_scales,
 )
-from agp_edge.calibration.ranges import RANGES, Histogram, collect_ranges, range_from_histogram
-from agp_edge.calibration.run_graph import open_graph
+from agp_edge.calibration.int8.ranges import RANGES, Histogram, collect_ranges, range_from_histogram
 from agp_edge.metrics import PixelScores, aupro, image_auroc
 
 

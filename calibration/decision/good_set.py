@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from agp_edge.calibration.scoring import Scored
+    from agp_edge.calibration.decision.scoring import Scored
 
 __all__ = [
     "distinct_photos",

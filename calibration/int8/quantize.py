@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agp_edge.calibration.accuracy import Accuracy, Judge, labelled_frames, unlabelled_frames
-from agp_edge.calibration.diversity import describer, far_out, k_centre
-from agp_edge.calibration.half_graph import (
+from agp_edge.calibration.fp16.half_graph import (
     distance_tail,
     float_tensors,
     half_graph,
@@ -25,10 +23,13 @@ from agp_edge.calibration.half_graph import (
     peak_graph,
     rounded_graph,
 )
-from agp_edge.calibration.journal import Journal
-from agp_edge.calibration.model_digest import graph_sha256
-from agp_edge.calibration.model_file import load_fp32, preprocessor_of, scorer, set_manifest
-from agp_edge.calibration.qdq_graph import (
+from agp_edge.calibration.graph.model_digest import graph_sha256
+from agp_edge.calibration.graph.model_file import load_fp32, preprocessor_of, scorer, set_manifest
+from agp_edge.calibration.graph.run_graph import open_graph
+from agp_edge.calibration.int8.accuracy import Accuracy, Judge, labelled_frames, unlabelled_frames
+from agp_edge.calibration.int8.diversity import describer, far_out, k_centre
+from agp_edge.calibration.int8.journal import Journal
+from agp_edge.calibration.int8.qdq_graph import (
     FP16_OPSET,
     Layer,
     calibrated_tensors,
@@ -37,10 +38,9 @@ from agp_edge.calibration.qdq_graph import (
     quantised_graph,
     with_half_scales,
 )
-from agp_edge.calibration.quantise_report import LayerReport, QuantiseReport
-from agp_edge.calibration.ranges import RANGES, collect_ranges
-from agp_edge.calibration.run_graph import open_graph
-from agp_edge.calibration.sensitivity import Search, Step, scan, search
+from agp_edge.calibration.int8.quantise_report import LayerReport, QuantiseReport
+from agp_edge.calibration.int8.ranges import RANGES, collect_ranges
+from agp_edge.calibration.int8.sensitivity import Search, Step, scan, search
 from agp_edge.dataset import open_dataset, split_by_part
 from agp_edge.dependencies import require
 from agp_edge.errors import DataError, Error, ModelError

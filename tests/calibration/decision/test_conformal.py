@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from agp_edge.calibration.conformal import (
+from agp_edge.calibration.decision.conformal import (
     best_promise,
     parts_needed,
     promise_for,

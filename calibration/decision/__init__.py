@@ -1,0 +1,1 @@
+"""Scores of known parts -> the decision threshold, what it promises, and its validation."""
