@@ -76,16 +76,19 @@ class Preprocessor:
     ) -> None: ...
     def run(
         self,
-        frame: NDArray[np.uint8] | Buffer,
+        frame: NDArray[np.uint8] | NDArray[np.uint16] | Buffer,
         format: str | None = None,
         out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Preprocesses one frame; threads take turns, the GIL is free.
 
         Args:
-            frame: uint8 (height, width, 3) or (height, width). Rows may be any distance apart;
-                pixels that are not side by side are copied once.
-            format: "bgr8", "rgb8" or "mono8"; None: bgr8 or mono8 by the number of axes.
+            frame: uint8 (height, width, 3) or (height, width); uint16 (height, width) with a
+                format of more bits; uint8 (height * 3 / 2, width) for "nv12". Rows may be any
+                distance apart; pixels that are not side by side are copied once.
+            format: "bgr8", "rgb8", "mono8", "mono10", "mono12", "mono16", "bayer_rggb8" or
+                "bayer_rggb12" (also grbg, gbrg, bggr), "nv12"; None: bgr8 or mono8 by the number
+                of axes, for uint8 only.
             out: Written and returned if given: float32 (3, height, width), C-contiguous.
 
         Returns:
@@ -345,7 +348,11 @@ class Detector:
         ignored: Sequence[Sequence[tuple[float, float]]] = (),
         calibration_tail: tuple[int, Sequence[float]] | None = None,
     ) -> None: ...
-    def score(self, frame: NDArray[np.uint8] | Buffer, format: str | None = None) -> NativeResult:
+    def score(
+        self,
+        frame: NDArray[np.uint8] | NDArray[np.uint16] | Buffer,
+        format: str | None = None,
+    ) -> NativeResult:
         """Scores one frame; see Preprocessor.run for what a frame may be.
 
         Raises:

@@ -125,14 +125,21 @@ class Detector:
         default = self._manifest["input"]["roi"]
         self._roi = roi or (None if default is None else _checked_roi(default))
 
-    def score(self, frame: NDArray[np.uint8], *, format: str | None = None) -> Result:
+    def score(
+        self, frame: NDArray[np.uint8] | NDArray[np.uint16], *, format: str | None = None
+    ) -> Result:
         """The verdict on one frame; blocks until it is there.
 
         Args:
-            frame: uint8 (H, W, 3), BGR as OpenCV gives it, or (H, W) mono, of any size. Slices
-                and crops are read in place where the pixels of a row lie side by side, else copied
-                once. It must not change until the call returns.
-            format: "bgr8", "rgb8" or "mono8"; None: BGR for three channels, mono for none.
+            frame: uint8 (H, W, 3), BGR as OpenCV gives it, or (H, W) mono, of any size; uint16
+                (H, W) or uint8 (H * 3 / 2, W) for the formats that need it. Slices and crops are
+                read in place where the pixels of a row lie side by side, else copied once. It must
+                not change until the call returns.
+            format: What the camera sends, see docs/frames.md: uint8 (H, W, 3) "bgr8", "rgb8";
+                uint8 (H, W) "mono8", "bayer_rggb8" (also grbg, gbrg, bggr); uint16 (H, W)
+                "mono10", "mono12", "mono16", "bayer_rggb12" (and the others), values in the low
+                bits; uint8 (H * 3 / 2, W) "nv12". None: BGR for three channels, mono for none;
+                uint16 has no default.
 
         Raises:
             FrameError: another type, dtype, shape or format, an empty frame, or a region of

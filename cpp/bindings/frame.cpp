@@ -11,6 +11,9 @@ namespace py = pybind11;
 
 constexpr const char* kExpected =
     "uint8 (height, width, 3) BGR or (height, width) mono is expected";
+constexpr const char* kNameFormat =
+    "format='mono10', 'mono12', 'mono16' or a 12-bit bayer format is expected with it, which says "
+    "how many bits the camera fills";
 
 std::string described(const py::array& array) {
   return py::str(array.dtype()).cast<std::string>() + " " +
@@ -29,20 +32,48 @@ py::array as_array(const py::object& image) {
                    ", a NumPy array of " + kExpected);
 }
 
+// What an array has to be to hold that format.
+struct ArrayShape {
+  int itemsize;
+  int axes;
+  const char* text;
+};
+
+ArrayShape shape_of(PixelFormat format) {
+  switch (layout_of(format)) {
+    case PixelLayout::kColour8:
+      return {1, 3, "uint8 (height, width, 3)"};
+    case PixelLayout::kNv12:
+      return {1, 2, "uint8 (height * 3 / 2, width)"};
+    case PixelLayout::kMono16:
+    case PixelLayout::kBayer16:
+      return {2, 2, "uint16 (height, width)"};
+    default:
+      return {1, 2, "uint8 (height, width)"};
+  }
+}
+
 PixelFormat format_of(const py::array& array, const std::optional<std::string>& format) {
-  const bool is_uint8 = array.dtype().kind() == 'u' && array.itemsize() == 1;
-  const bool is_mono = array.ndim() == 2;
+  const bool is_unsigned = array.dtype().kind() == 'u';
   const bool is_colour = array.ndim() == 3 && array.shape(2) == 3;
-  if (!is_uint8 || (!is_mono && !is_colour)) {
+  if (format) {
+    const PixelFormat named = pixel_format_from(*format);
+    const ArrayShape expected = shape_of(named);
+    // byteorder: '=' native, '|' does not matter, '<' little endian on a big-endian machine.
+    if (!is_unsigned || array.itemsize() != expected.itemsize || array.ndim() != expected.axes ||
+        (expected.axes == 3 && !is_colour) || array.dtype().byteorder() == '>') {
+      throw FrameError("the frame is " + described(array) + " but its format is given as '" +
+                       *format + "', for which " + expected.text + " is expected");
+    }
+    return named;
+  }
+  if (is_unsigned && array.itemsize() == 2 && array.ndim() == 2) {
+    throw FrameError("the frame is " + described(array) + ", " + kNameFormat);
+  }
+  if (!is_unsigned || array.itemsize() != 1 || (array.ndim() != 2 && !is_colour)) {
     throw FrameError("the frame is " + described(array) + ", " + kExpected);
   }
-  if (!format) return is_mono ? PixelFormat::kMono8 : PixelFormat::kBgr8;
-  const PixelFormat named = pixel_format_from(*format);
-  if ((bytes_per_pixel(named) == 1) != is_mono) {
-    throw FrameError("the frame is " + described(array) + " but its format is given as '" +
-                     *format + "', which has " + (is_mono ? "three channels" : "one channel"));
-  }
-  return named;
+  return is_colour ? PixelFormat::kBgr8 : PixelFormat::kMono8;
 }
 
 // Whether each row's pixels lie side by side and rows follow each other without overlap.
@@ -50,9 +81,10 @@ bool rows_are_packed(const py::array& array) {
   const py::ssize_t channels = array.ndim() == 3 ? array.shape(2) : 1;
   const py::ssize_t height = array.shape(0);
   const py::ssize_t width = array.shape(1);
+  const py::ssize_t pixel = channels * array.itemsize();
   const bool pixels = array.ndim() == 2 || array.strides(2) == 1;
-  const bool row = width == 1 || array.strides(1) == channels;
-  const bool rows = height == 1 || array.strides(0) >= width * channels;
+  const bool row = width == 1 || array.strides(1) == pixel;
+  const bool rows = height == 1 || array.strides(0) >= width * pixel;
   return pixels && row && rows;
 }
 
@@ -71,14 +103,25 @@ BorrowedFrame::BorrowedFrame(const py::object& image, const std::optional<std::s
   frame_.format = format_of(array_, format);
   frame_.height = side(array_.shape(0));
   frame_.width = side(array_.shape(1));
+  const int rows = frame_.height;
+  if (frame_.format == PixelFormat::kNv12) {
+    if (rows % 3 != 0) {
+      throw FrameError("the frame is " + described(array_) +
+                       " but its format is given as 'nv12', for which height * 3 / 2 rows are "
+                       "expected, a multiple of 3");
+    }
+    frame_.height = rows / 3 * 2;
+  }
   const auto row_bytes = static_cast<std::size_t>(frame_.width) *
                          static_cast<std::size_t>(bytes_per_pixel(frame_.format));
-  if (array_.size() > 0 && !rows_are_packed(array_)) {
-    array_ = py::array::ensure(array_, py::array::c_style);
-    if (!array_) throw py::error_already_set();
+  const bool misaligned =
+      array_.itemsize() == 2 && (reinterpret_cast<std::uintptr_t>(array_.data()) % 2 != 0 ||
+                                 (rows > 1 && array_.strides(0) % 2 != 0));
+  if (array_.size() > 0 && (misaligned || !rows_are_packed(array_))) {
+    array_ = py::array(array_.attr("copy")("C"));  // also where it is only misaligned
   }
   // A single row's stride says nothing; NumPy may leave any number there.
-  frame_.row_pitch = frame_.height > 1 ? static_cast<std::size_t>(array_.strides(0)) : row_bytes;
+  frame_.row_pitch = rows > 1 ? static_cast<std::size_t>(array_.strides(0)) : row_bytes;
   frame_.data = static_cast<const std::uint8_t*>(array_.data());
   frame_.validate();
 }

@@ -15,8 +15,10 @@ namespace agp_edge::bindings {
 
 class BorrowedFrame {
  public:
-  // uint8 (height, width, 3), BGR unless `format` says "rgb8", or (height, width) mono. Rows may be
-  // any distance apart; pixels that are not side by side are copied, once. Throws FrameError.
+  // uint8 (height, width, 3), BGR unless `format` says "rgb8"; uint8 (height, width), mono unless
+  // it names a bayer pattern, or (height * 3 / 2, width) for "nv12"; uint16 (height, width), whose
+  // format has to be named. Rows may be any distance apart; pixels that are not side by side are
+  // copied, once. Throws FrameError.
   BorrowedFrame(const pybind11::object& image, const std::optional<std::string>& format);
 
   const Frame& frame() const noexcept { return frame_; }

@@ -7,6 +7,7 @@
 
 #include "agp_edge/error.hpp"
 #include "agp_edge/preprocess.hpp"
+#include "format_lines.hpp"
 #include "resample_cpu.hpp"
 #include "resize_weights.hpp"
 #include "thread_pool.hpp"
@@ -82,9 +83,14 @@ struct Preprocessor::Impl {
   // Of the last frame geometry.
   int frame_height = 0;
   int frame_width = 0;
-  int channels = 0;
+  PixelLayout layout = PixelLayout::kColour8;
+  RedPixel red{0, 0};
+  int channels = 0;   // of a line
+  bool plain = true;  // rows of 8-bit values: `vertical` reads them, else `format_lines`
   Rect view;
   VerticalPass vertical;
+  FormatLines format_lines;
+  std::vector<FormatLines::Scratch> format_scratch;  // one per worker
   HorizontalTable horizontal;
   std::unique_ptr<ThreadPool> pool;
   std::size_t line_stride = 0;
@@ -104,8 +110,10 @@ int Preprocessor::Impl::wanted_threads(std::size_t bytes) const {
 }
 
 void Preprocessor::Impl::plan(const Frame& frame) {
-  const int frame_channels = bytes_per_pixel(frame.format);
-  if (frame.height == frame_height && frame.width == frame_width && frame_channels == channels) {
+  const PixelLayout frame_layout = layout_of(frame.format);
+  const RedPixel frame_red = red_pixel(frame.format);
+  if (frame.height == frame_height && frame.width == frame_width && frame_layout == layout &&
+      frame_red.x == red.x && frame_red.y == red.y) {
     return;
   }
   Rect region = recipe.roi;
@@ -120,11 +128,18 @@ void Preprocessor::Impl::plan(const Frame& frame) {
   }
   frame_height = 0;  // until the tables below are all there
   view = region;
-  vertical = VerticalPass(recipe.resize, view.height, recipe.height);
-  horizontal =
-      HorizontalTable(resize_weights(recipe.resize, view.width, recipe.width), frame_channels);
+  layout = frame_layout;
+  red = frame_red;
+  plain = layout == PixelLayout::kColour8 || layout == PixelLayout::kMono8;
+  channels = layout == PixelLayout::kMono8 || layout == PixelLayout::kMono16 ? 1 : 3;
+  if (plain) {
+    vertical = VerticalPass(recipe.resize, view.height, recipe.height);
+  } else {
+    format_lines = FormatLines(recipe.resize, frame, view, recipe.height);
+  }
+  horizontal = HorizontalTable(resize_weights(recipe.resize, view.width, recipe.width), channels);
 
-  const std::size_t columns = static_cast<std::size_t>(view.width) * frame_channels;
+  const std::size_t columns = static_cast<std::size_t>(view.width) * channels;
   const int wanted = wanted_threads(columns * static_cast<std::size_t>(view.height));
   if (pool == nullptr || pool->threads() != wanted) pool = std::make_unique<ThreadPool>(wanted);
   const std::size_t workers = static_cast<std::size_t>(wanted);
@@ -133,9 +148,10 @@ void Preprocessor::Impl::plan(const Frame& frame) {
   lines.assign(workers * (kLinesAtOnce + 1) * line_stride, 0.0F);
   row_pointers.assign(workers * max_rows, nullptr);
   row_weights.assign(workers * max_rows, 0.0F);
+  format_scratch.clear();
+  if (!plain) format_scratch.assign(workers, format_lines.make_scratch());
   frame_height = frame.height;
   frame_width = frame.width;
-  channels = frame_channels;
 }
 
 void Preprocessor::Impl::rows(const Frame& frame, float* out, int begin, int end, int worker) {
@@ -145,26 +161,40 @@ void Preprocessor::Impl::rows(const Frame& frame, float* out, int begin, int end
   const VerticalPass::Scratch scratch{line + kLinesAtOnce * line_stride,
                                       row_pointers.data() + slot * max_rows,
                                       row_weights.data() + slot * max_rows};
-  const RowSource source{frame.data + static_cast<std::size_t>(view.y) * frame.row_pitch +
-                             static_cast<std::size_t>(view.x) * channels,
-                         frame.row_pitch, view.width * channels};
+  RowSource source{};
+  if (plain) {
+    source = RowSource{frame.data + static_cast<std::size_t>(view.y) * frame.row_pitch +
+                           static_cast<std::size_t>(view.x) * channels,
+                       frame.row_pitch, view.width * channels};
+  }
 
   // Channel c of the line goes to plane target[c].
   const bool swap = channels == 3 &&
-                    (frame.format == PixelFormat::kRgb8) != (recipe.channels == ChannelOrder::kRgb);
+                    (frame.format != PixelFormat::kBgr8) != (recipe.channels == ChannelOrder::kRgb);
   const int target[3] = {swap ? 2 : 0, 1, swap ? 0 : 2};
   const std::size_t width = static_cast<std::size_t>(recipe.width);
   const std::size_t plane = static_cast<std::size_t>(recipe.height) * width;
+  const float unit = 255.0F / static_cast<float>(largest_value(frame.format));
   Normalisation normal;
   for (int c = 0; c < 3; ++c) {
-    normal.scale[c] = 1.0F / recipe.stddev[target[c]];
+    normal.scale[c] = unit / recipe.stddev[target[c]];
     normal.offset[c] = -recipe.mean[target[c]] / recipe.stddev[target[c]];
   }
-  vertical.start(kernels, source, begin, scratch, line);
+  FormatLines::Scratch* const converted = plain ? nullptr : &format_scratch[slot];
+  if (plain) {
+    vertical.start(kernels, source, begin, scratch, line);
+  } else {
+    format_lines.start(*converted);
+  }
   for (int y = begin; y < end; y += kLinesAtOnce) {
     const int count = std::min(kLinesAtOnce, end - y);
     for (int l = 0; l < count; ++l) {
-      vertical.line(kernels, source, y + l, scratch, line + l * line_stride);
+      float* const to = line + l * line_stride;
+      if (plain) {
+        vertical.line(kernels, source, y + l, scratch, to);
+      } else {
+        format_lines.line(kernels, frame, y + l, *converted, to);
+      }
     }
     PlaneRows rows{{}, width};
     for (int c = 0; c < 3; ++c) rows.planes[c] = out + target[c] * plane + y * width;

@@ -12,13 +12,13 @@ namespace {
 constexpr int kBlock = 256;
 constexpr int kCacheLine = 64;
 
-template <int kRows, bool kAdd>
-AGP_EDGE_INLINE void weigh_block(const std::uint8_t* const* rows, const float* weights, int begin,
-                                 int end, float* __restrict line) {
-  const std::uint8_t* __restrict r0 = rows[0];
-  const std::uint8_t* __restrict r1 = rows[kRows > 1 ? 1 : 0];
-  const std::uint8_t* __restrict r2 = rows[kRows > 2 ? 2 : 0];
-  const std::uint8_t* __restrict r3 = rows[kRows > 3 ? 3 : 0];
+template <int kRows, bool kAdd, typename Value>
+AGP_EDGE_INLINE void weigh_block(const Value* const* rows, const float* weights, int begin, int end,
+                                 float* __restrict line) {
+  const Value* __restrict r0 = rows[0];
+  const Value* __restrict r1 = rows[kRows > 1 ? 1 : 0];
+  const Value* __restrict r2 = rows[kRows > 2 ? 2 : 0];
+  const Value* __restrict r3 = rows[kRows > 3 ? 3 : 0];
   const float w0 = weights[0];
   const float w1 = weights[kRows > 1 ? 1 : 0];
   const float w2 = weights[kRows > 2 ? 2 : 0];
@@ -32,9 +32,9 @@ AGP_EDGE_INLINE void weigh_block(const std::uint8_t* const* rows, const float* w
   }
 }
 
-template <bool kAdd>
-AGP_EDGE_INLINE void weigh_up_to_4(const std::uint8_t* const* rows, const float* weights, int n,
-                                   int begin, int end, float* line) {
+template <bool kAdd, typename Value>
+AGP_EDGE_INLINE void weigh_up_to_4(const Value* const* rows, const float* weights, int n, int begin,
+                                   int end, float* line) {
   switch (n) {
     case 0:
       return;
@@ -49,7 +49,8 @@ AGP_EDGE_INLINE void weigh_up_to_4(const std::uint8_t* const* rows, const float*
   }
 }
 
-AGP_EDGE_INLINE void weigh_rows(const std::uint8_t* const* rows, const float* weights, int taps,
+template <typename Value>
+AGP_EDGE_INLINE void weigh_rows(const Value* const* rows, const float* weights, int taps,
                                 int columns, float* line) {
   for (int begin = 0; begin < columns; begin += kBlock) {
     const int end = std::min(columns, begin + kBlock);
@@ -292,6 +293,10 @@ AGP_EDGE_INLINE void resample_mono(const float* line, std::size_t stride, int li
                                 int columns, float* line) {                                        \
       weigh_rows(rows, weights, taps, columns, line);                                              \
     }                                                                                              \
+    attribute static void weigh16(const std::uint16_t* const* rows, const float* weights,          \
+                                  int taps, int columns, float* line) {                            \
+      weigh_rows(rows, weights, taps, columns, line);                                              \
+    }                                                                                              \
     attribute static void linear(const std::uint8_t* const* rows, int n, std::size_t ahead,        \
                                  const LinearWeights& w, int columns, float* carry, float* line) { \
       sweep_linear(rows, n, ahead, w, columns, carry, line);                                       \
@@ -311,7 +316,9 @@ AGP_EDGE_INLINE void resample_mono(const float* line, std::size_t stride, int li
                                const PlaneRows& out) {                                             \
       resample_mono(line, stride, lines, table, normal, out);                                      \
     }                                                                                              \
-    static constexpr ResampleKernels kernels() { return {weigh, linear, constant, colour, mono}; } \
+    static constexpr ResampleKernels kernels() {                                                   \
+      return {weigh, weigh16, linear, constant, colour, mono};                                     \
+    }                                                                                              \
   };
 
 AGP_EDGE_RESAMPLE_KERNELS(Baseline, )

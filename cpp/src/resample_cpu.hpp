@@ -66,6 +66,9 @@ struct ResampleKernels {
   void (*weigh_rows)(const std::uint8_t* const* rows, const float* weights, int taps, int columns,
                      float* line);
 
+  void (*weigh_rows16)(const std::uint16_t* const* rows, const float* weights, int taps,
+                       int columns, float* line);
+
   // line = carry + the rows' part in it; carry = their part in the line after it. `ahead`: bytes
   // from each row to the one that the next call will want at its place; it is prefetched.
   void (*sweep_linear)(const std::uint8_t* const* rows, int n, std::size_t ahead,

@@ -14,6 +14,7 @@
 #include "agp_edge/preprocess.hpp"
 #include "check.hpp"
 #include "count_allocations.hpp"
+#include "preprocess_reference.hpp"
 
 namespace {
 
@@ -26,83 +27,9 @@ using agp_edge::Preprocessor;
 using agp_edge::PreprocessRecipe;
 using agp_edge::Rect;
 using agp_edge::ResizeRule;
-
-// Random pixels in a buffer that ends with the last row's last pixel, so that AddressSanitizer sees
-// any read behind it.
-struct Image {
-  std::vector<std::uint8_t> bytes;
-  Frame frame;
-
-  Image(int height, int width, PixelFormat format, std::size_t extra_pitch, unsigned seed) {
-    const std::size_t row = static_cast<std::size_t>(width) * agp_edge::bytes_per_pixel(format);
-    const std::size_t pitch = row + extra_pitch;
-    bytes.resize(pitch * (static_cast<std::size_t>(height) - 1) + row);
-    std::mt19937 random(seed);
-    for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(random() >> 24);
-    frame = Frame{bytes.data(), height, width, pitch, format};
-  }
-};
-
-std::vector<double> reference_weights(ResizeRule rule, int input, int output, int i) {
-  const double scale = static_cast<double>(input) / output;
-  std::vector<double> weights(static_cast<std::size_t>(input), 0.0);
-  double sum = 0;
-  for (int j = 0; j < input; ++j) {
-    double weight = 0;
-    if (rule == ResizeRule::kArea && scale > 1) {
-      weight = std::max(0.0, std::min((i + 1) * scale, j + 1.0) - std::max(i * scale, j + 0.0));
-    } else {
-      weight = std::max(0.0, 1 - std::abs(j + 0.5 - (i + 0.5) * scale) / std::max(scale, 1.0));
-    }
-    weights[static_cast<std::size_t>(j)] = weight;
-    sum += weight;
-  }
-  for (double& weight : weights) weight /= sum;
-  return weights;
-}
-
-std::vector<double> reference(const Frame& frame, const PreprocessRecipe& recipe) {
-  const Rect view = recipe.roi.empty() ? Rect{0, 0, frame.width, frame.height} : recipe.roi;
-  const int channels = agp_edge::bytes_per_pixel(frame.format);
-  std::vector<std::vector<double>> across;
-  for (int x = 0; x < recipe.width; ++x) {
-    across.push_back(reference_weights(recipe.resize, view.width, recipe.width, x));
-  }
-  std::vector<double> out(3 * static_cast<std::size_t>(recipe.height) * recipe.width);
-  for (int y = 0; y < recipe.height; ++y) {
-    const std::vector<double> down =
-        reference_weights(recipe.resize, view.height, recipe.height, y);
-    for (int plane = 0; plane < 3; ++plane) {
-      int channel = plane;
-      if (channels == 1) {
-        channel = 0;
-      } else if ((frame.format == PixelFormat::kRgb8) != (recipe.channels == ChannelOrder::kRgb)) {
-        channel = 2 - plane;
-      }
-      std::vector<double> line(static_cast<std::size_t>(view.width), 0.0);
-      for (int j = 0; j < view.height; ++j) {
-        const double weight = down[static_cast<std::size_t>(j)];
-        if (weight == 0) continue;
-        const std::uint8_t* row = frame.data +
-                                  static_cast<std::size_t>(view.y + j) * frame.row_pitch +
-                                  static_cast<std::size_t>(view.x) * channels + channel;
-        for (int k = 0; k < view.width; ++k) {
-          line[static_cast<std::size_t>(k)] += weight * row[static_cast<std::size_t>(k) * channels];
-        }
-      }
-      for (int x = 0; x < recipe.width; ++x) {
-        double value = 0;
-        for (int k = 0; k < view.width; ++k) {
-          value += across[static_cast<std::size_t>(x)][static_cast<std::size_t>(k)] *
-                   line[static_cast<std::size_t>(k)];
-        }
-        out[(static_cast<std::size_t>(plane) * recipe.height + y) * recipe.width + x] =
-            (value - recipe.mean[plane]) / recipe.stddev[plane];
-      }
-    }
-  }
-  return out;
-}
+using reference::Image;
+using reference::kTolerance;
+using reference::largest_difference;
 
 PreprocessRecipe recipe_of(int height, int width, ResizeRule rule = ResizeRule::kAntialias) {
   PreprocessRecipe recipe;
@@ -120,18 +47,6 @@ std::vector<float> run(const Frame& frame, const PreprocessRecipe& recipe, int t
   Preprocessor(recipe, threads).run(frame, out.data());
   return out;
 }
-
-double largest_difference(const std::vector<float>& a, const std::vector<double>& b) {
-  double largest = 0;
-  for (std::size_t i = 0; i < b.size(); ++i) {
-    const double difference = std::abs(static_cast<double>(a[i]) - b[i]);
-    if (!(difference <= largest)) largest = difference;  // NaN is kept
-  }
-  return largest;
-}
-
-// In units of the tensor, where the 8-bit range is about 4.4 wide.
-constexpr double kTolerance = 5e-6;
 
 constexpr PixelFormat kFormats[] = {PixelFormat::kBgr8, PixelFormat::kRgb8, PixelFormat::kMono8};
 constexpr ResizeRule kRules[] = {ResizeRule::kAntialias, ResizeRule::kArea};
@@ -154,7 +69,8 @@ TEST(equals_the_definition) {
           const Image image(frame_height, frame_width, format, seed % 3 == 0 ? 0 : 5, seed);
           PreprocessRecipe recipe = recipe_of(height, width, rule);
           recipe.channels = seed % 2 == 0 ? ChannelOrder::kRgb : ChannelOrder::kBgr;
-          CHECK_NEAR(largest_difference(run(image.frame, recipe), reference(image.frame, recipe)),
+          CHECK_NEAR(largest_difference(run(image.frame, recipe),
+                                        reference::preprocessed(image.frame, recipe)),
                      0, kTolerance);
           ++seed;
         }
@@ -176,7 +92,8 @@ TEST(region_of_interest_equals_the_cropped_frame) {
       crop.height = roi.height;
       crop.width = roi.width;
       const std::vector<float> result = run(image.frame, recipe);
-      CHECK_NEAR(largest_difference(result, reference(image.frame, recipe)), 0, kTolerance);
+      CHECK_NEAR(largest_difference(result, reference::preprocessed(image.frame, recipe)), 0,
+                 kTolerance);
       CHECK(result == run(crop, recipe_of(32, 32)));
     }
   }

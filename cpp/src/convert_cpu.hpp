@@ -1,0 +1,33 @@
+// The hot loops of the formats that are neither interleaved colour nor 8-bit mono.
+//
+// Threads  pure functions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace agp_edge {
+
+// Sums over rows of the raw bayer frame, one value a column from column `first` on; [0] over the
+// rows that hold red, [1] over those that hold blue (bayer_weights.hpp).
+struct BayerSums {
+  const float* own[2];
+  const float* beside[2];
+  int first;
+};
+
+struct ConvertKernels {
+  // rgb[3 k + c] for columns begin + k, k < columns, of a frame `width` wide; the sums reach one
+  // column further on both sides, where the frame does. `red`: parity of the columns that hold red.
+  void (*demosaic)(const BayerSums& sums, int begin, int columns, int width, int red, float* rgb);
+
+  // rgb[3 k + c] for columns begin + k, k < columns, from whole rows of Y and of UV, as
+  // cv2.COLOR_YUV2RGB_NV12 rounds and clips.
+  void (*nv12)(const std::uint8_t* y, const std::uint8_t* uv, int begin, int columns,
+               std::uint8_t* rgb);
+};
+
+// The fastest that this CPU runs.
+const ConvertKernels& convert_kernels() noexcept;
+
+}  // namespace agp_edge
