@@ -15,6 +15,7 @@ EXTRA_OF_MODULE = {
     "cv2": "images",
     "filelock": "cache",
     "elpv_dataset": "demo",
+    "hdrh": "bench",
     "jinja2": "eval",
     "matplotlib": "train",
     "onnx": "train",

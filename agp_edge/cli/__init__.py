@@ -35,6 +35,7 @@ COMMANDS = (
     "eval",
     "validate",
     "compare",
+    "bench",
     "info",
     "doctor",
     "demo",

@@ -1,0 +1,223 @@
+"""The whole benchmark of one model: warm-up, then each load, on one set of frames."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agp_edge.bench.cold_start import cold_start
+from agp_edge.bench.load import closed_loop, open_loop
+from agp_edge.bench.measurement import Measurement
+from agp_edge.bench.memory import peak_rss, reset_peak_rss
+from agp_edge.bench.monitor import Monitor
+from agp_edge.bench.provenance import model_record, provenance
+from agp_edge.bench.samples import Recorder
+from agp_edge.bench.system import System
+from agp_edge.bench.warm_up import WarmUp, warm_up
+from agp_edge.detector import Detector
+from agp_edge.errors import Error
+from agp_edge.manifest import read_manifest
+from agp_edge.site import read_site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from agp_edge.bench.frames import Frames
+    from agp_edge.result import Latency
+
+    # Around each load: its name, how long it lasts, and what is recorded.
+    Watch = Callable[[str, float, Recorder], AbstractContextManager[object]]
+
+__all__ = ["Benchmark", "Plan", "run_benchmark"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be measured."""
+
+    duration_s: float = 30.0
+    """Of each load."""
+
+    rate_hz: float = 60.0
+    """Of the line: arrivals of the open loop."""
+
+    deadline_ms: float | None = None
+    """After the frame was due; None: the time between two frames."""
+
+    inflight: tuple[int, ...] = (1,)
+    loads: tuple[str, ...] = ("closed", "open")
+    """In this order for each number in flight."""
+
+    warm_up_least_s: float = 1.0
+    warm_up_limit_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("duration_s", "rate_hz", "warm_up_limit_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise Error(f"{name} is {getattr(self, name)}: expected more than 0")
+        if self.deadline_ms is not None and not self.deadline_ms > 0:
+            raise Error(f"deadline_ms is {self.deadline_ms}: expected more than 0")
+        if not self.inflight or min(self.inflight) < 1:
+            raise Error(f"inflight is {self.inflight}: expected numbers of 1 or more")
+
+    @property
+    def deadline(self) -> float:
+        """Milliseconds."""
+        return 1e3 / self.rate_hz if self.deadline_ms is None else self.deadline_ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Everything that was found out about one model."""
+
+    model: dict[str, Any]
+    provenance: dict[str, Any]
+    frames: dict[str, Any]
+    settings: dict[str, Any]
+    warm_up: WarmUp
+    peak_rss_at_load: int | None
+    """Bytes, of the process, up to the first frame: it holds the benchmark's frames too."""
+
+    measurements: tuple[Measurement, ...]
+    cold: dict[str, Any] | None
+
+
+def run_benchmark(
+    model: str | os.PathLike[str],
+    frames: Frames,
+    plan: Plan,
+    *,
+    cold_runs: int = 0,
+    device: str = "auto",
+    engine: str | None = None,
+    threads: int = 0,
+    system: System | None = None,
+    watch: Watch | None = None,
+) -> Benchmark:
+    """Measures a model on this machine: a closed and an open loop for each number in flight.
+
+    Args:
+        model: an ONNX file or a plan.
+        frames: what is scored.
+        plan: loads and their length.
+        cold_runs: new processes to be timed first; 0: none.
+        device: as for `agp_edge.Detector`.
+        engine: as for `agp_edge.Detector`.
+        threads: as for `agp_edge.Detector`.
+        system: where clocks and power are read; None: this machine.
+        watch: a context around each load, for a display.
+
+    Raises:
+        ModelError, DependencyError, DeviceError: as for `agp_edge.Detector`.
+        Error: a frame fails, or a cold start does.
+    """
+    system = system or System()
+    record = provenance(system)  # before the load: its own is not the machine's
+    threshold = _threshold(model)
+    cold = None
+    if cold_runs:
+        # the self-test is part of opening a model, and stays on
+        cold = cold_start(
+            model,
+            frames.arrays[0],
+            runs=cold_runs,
+            device=device,
+            engine=engine,
+            threads=threads,
+            threshold=threshold,
+        )
+    with Detector(
+        model, device=device, engine=engine, threads=threads, threshold=threshold
+    ) as detector:
+
+        def score(frame: NDArray[np.uint8]) -> Latency:
+            return detector.score(frame).latency
+
+        warmed = warm_up(
+            score, frames.arrays, least_s=plan.warm_up_least_s, limit_s=plan.warm_up_limit_s
+        )
+        at_load = peak_rss()
+        measurements = tuple(
+            _measure(
+                score,
+                frames.arrays,
+                plan,
+                load=load,
+                inflight=inflight,
+                system=system,
+                watch=watch,
+            )
+            for inflight in plan.inflight
+            for load in plan.loads
+        )
+        settings = {
+            "engine": detector.engine_name,
+            "device": device,
+            "threads": threads,
+            "outputs": ["map", "mask", "regions"],
+            "duration_s": plan.duration_s,
+        }
+        manifest = detector.manifest
+    return Benchmark(
+        model=model_record(model, manifest),
+        provenance=record,
+        frames=frames.to_dict(),
+        settings=settings,
+        warm_up=warmed,
+        peak_rss_at_load=at_load,
+        measurements=measurements,
+        cold=cold,
+    )
+
+
+def _threshold(model: str | os.PathLike[str]) -> float | None:
+    """Nothing where the model or its site file decides; else one that makes no region."""
+    site = read_site(model)
+    if site is not None and site.threshold is not None:
+        return None
+    return None if read_manifest(model)["threshold"] is not None else 3e38
+
+
+def _measure(
+    score: Callable[[NDArray[np.uint8]], Latency],
+    frames: Sequence[NDArray[np.uint8]],
+    plan: Plan,
+    *,
+    load: str,
+    inflight: int,
+    system: System,
+    watch: Watch | None,
+) -> Measurement:
+    recorder = Recorder()
+    name = f"{load} loop, {inflight} in flight"
+    shown = nullcontext() if watch is None else watch(name, plan.duration_s, recorder)
+    reset_peak_rss()
+    with shown, Monitor(system) as monitor:
+        if load == "closed":
+            samples = closed_loop(
+                score, frames, duration_s=plan.duration_s, inflight=inflight, recorder=recorder
+            )
+        else:
+            samples = open_loop(
+                score,
+                frames,
+                rate_hz=plan.rate_hz,
+                duration_s=plan.duration_s,
+                inflight=inflight,
+                recorder=recorder,
+            )
+    return Measurement(
+        load=load,
+        inflight=inflight,
+        rate_hz=plan.rate_hz,
+        deadline_ms=plan.deadline,
+        samples=samples,
+        machine=monitor.to_dict(len(samples.end)),
+        peak_rss=peak_rss(),
+    )

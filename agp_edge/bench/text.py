@@ -1,0 +1,162 @@
+"""What `agp-edge bench` prints: a table per load, and the sentences that belong to it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING
+
+from agp_edge.bench.statistics import frames_for_percentile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agp_edge.bench.benchmark import Benchmark
+    from agp_edge.bench.measurement import Measurement
+    from agp_edge.bench.statistics import Percentile, Summary
+
+__all__ = ["benchmark_lines", "number", "remarks"]
+
+STAGE_NAMES = {
+    "queue": "waiting for a worker",
+    "copy": "copy",
+    "preprocess": "preprocess",
+    "execute": "execute",
+    "postprocess": "postprocess",
+    "copy_back": "copy back",
+    "turn": "waiting for its turn",
+    "python": "Python",
+}
+
+
+def number(value: float | None) -> str:
+    """Three digits and no more than two decimals; "-" for none, "never" for infinity."""
+    if value is None:
+        return "-"
+    if math.isinf(value):
+        return "never"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def benchmark_lines(benchmark: Benchmark) -> Iterator[str]:
+    """Everything that the command prints, line by line."""
+    model, frames, settings = benchmark.model, benchmark.frames, benchmark.settings
+    machine = benchmark.provenance["machine"]
+    precision = (model["precision"] or {}).get("asked", "unknown precision")
+    yield (
+        f"{model['file']}: {model['name']}, {precision}, input {model['input'][0]}x"
+        f"{model['input'][1]}, sha256 {model['sha256'][:12]}"
+    )
+    threads = settings["threads"] or "its own choice of"
+    yield f"{settings['engine']}, {threads} threads; {machine['cpu']}, {machine['cores']} cores"
+    sizes = ", ".join(f"{count} of {kind}" for kind, count in frames["sizes"].items())
+    kind = "frames of the folder" if frames["source"] == "folder" else "synthetic frames"
+    yield f"{kind}: {sizes}"
+    yield from remarks(benchmark)
+    if benchmark.cold is not None:
+        steps = benchmark.cold["steps_ms"]
+        parts = ", ".join(
+            f"{name.replace('_', ' ')} {statistics.median(values):.0f}"
+            for name, values in steps.items()
+            if name != "whole"
+        )
+        yield (
+            f"cold start: {statistics.median(steps['whole']):.0f} ms from process start to first "
+            f"verdict, median of {benchmark.cold['runs']} ({parts})"
+        )
+    for measurement in benchmark.measurements:
+        yield ""
+        yield from _measurement_lines(measurement)
+
+
+def remarks(benchmark: Benchmark) -> Iterator[str]:
+    """What a reader has to know before the figures."""
+    warmed, machine = benchmark.warm_up, benchmark.provenance["machine"]
+    if warmed.steady:
+        yield (
+            f"warm-up: {warmed.frames} frames, {warmed.seconds:.1f} s; steady after "
+            f"{warmed.truncated} by {warmed.rule}"
+        )
+    else:
+        yield (
+            f"warm-up: no steady state within {warmed.frames} frames, {warmed.seconds:.1f} s "
+            f"({warmed.rule}): something else uses this machine, or its clocks still change"
+        )
+    load = machine["load_average"]
+    if load is not None and load > 0.5 * machine["cores"]:
+        yield (
+            f"the machine was busy when this began: load average {load:.1f} on "
+            f"{machine['cores']} cores"
+        )
+    slow = [name for name in machine["governors"] if name not in ("performance", "userspace")]
+    if slow:
+        yield f"CPU governor {', '.join(slow)}: clocks follow the load; 'performance' is steadier"
+    if machine["nvpmodel"]:
+        yield f"nvpmodel mode {machine['nvpmodel']}"
+
+
+def _measurement_lines(measurement: Measurement) -> Iterator[str]:
+    whole = measurement.end_to_end()
+    head = measurement.name
+    if measurement.load == "open":
+        head += f", {measurement.rate_hz:g} frames/s due"
+    throughput = measurement.throughput_hz()
+    yield f"{head}: {whole.count} frames, {number(throughput)} frames/s"
+    columns = "".join(f"{name:>22}" for name in ("p50", "p90", "p99", "p99.9"))
+    yield f"  {'ms':22}{'min':>7}{columns}{'max':>8}{'jitter':>8}"
+    yield _row("end to end", whole)
+    for stage, summary in measurement.stages().items():
+        if summary is None:
+            if stage in ("copy", "copy_back"):
+                yield f"  {STAGE_NAMES[stage]:22}     n/a"
+            continue
+        yield _row(STAGE_NAMES[stage], summary)
+    yield from _verdict_lines(measurement, whole)
+
+
+def _row(name: str, summary: Summary) -> str:
+    cells = "".join(f"{_cell(found):>22}" for found in summary.percentiles)
+    return (
+        f"  {name:22}{number(summary.minimum):>7}{cells}{number(summary.maximum):>8}"
+        f"{number(summary.jitter):>8}"
+    )
+
+
+def _cell(found: Percentile) -> str:
+    if found.value is None:
+        return f"needs {found.needed}"
+    limits = ("?" if limit is None else number(limit) for limit in (found.low, found.high))
+    return f"{number(found.value)} ({'-'.join(limits)})"
+
+
+def _verdict_lines(measurement: Measurement, whole: Summary) -> Iterator[str]:
+    late = measurement.missed()
+    share = late / max(1, whole.count)
+    yield (
+        f"  later than {measurement.deadline_ms:.4g} ms: {late} of {whole.count} frames "
+        f"({share:.2%})"
+    )
+    if measurement.is_overloaded():
+        yield (
+            f"  OVERLOADED: frames come faster than {measurement.inflight} in flight can be "
+            "served, so latency grows with the length of the run and its percentiles say little"
+        )
+    if measurement.load == "open" and whole.at(99.9).value is None:
+        seconds = frames_for_percentile(99.9) / measurement.rate_hz
+        yield f"  p99.9 needs {frames_for_percentile(99.9)} frames: --duration {math.ceil(seconds)}"
+    if whole.autocorrelation is not None and whole.autocorrelation > 0.1:
+        yield (
+            f"  neighbouring frames correlate ({whole.autocorrelation:.2f}): the intervals, which "
+            "take frames as independent, are too narrow"
+        )
+    share_of_stages = measurement.stages_share()
+    if measurement.inflight == 1 and share_of_stages is not None and share_of_stages < 0.95:
+        yield f"  the stages explain only {share_of_stages:.0%} of the whole"
+    machine = measurement.machine
+    if machine["power_w"] is not None:
+        yield (
+            f"  {machine['power_w']:.1f} W, {machine['energy_per_frame_j']:.3g} J per frame "
+            "(whole module)"
+        )
+    for reason in machine["throttled"]:
+        yield f"  THROTTLED: {reason}"

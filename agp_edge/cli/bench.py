@@ -1,0 +1,131 @@
+"""`agp-edge bench`: how long frames take on this machine, at the line's own pace."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agp_edge.bench.frames import Frames
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "measure latency: percentiles, stages, missed deadlines at a line rate"
+
+EPILOG = """\
+Each number of --inflight is measured twice: in a closed loop (the next frame is asked for when the
+last one is done) and in an open loop (frames are due at --rate, and latency counts from then on, so
+that a stall is felt by every frame behind it). Percentiles carry 95 % intervals by order
+statistics. See docs/bench.md.
+Exit code: 0; with --compare 4 when B is slower than A beyond --margin."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = EPILOG
+    parser.add_argument("model", metavar="MODEL", help=".onnx file or TensorRT plan")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--frames", metavar="DIR", help="folder of real frames")
+    source.add_argument(
+        "--size",
+        metavar="WxH",
+        type=_size,
+        default=(1920, 1080),
+        help="synthetic frames of this size (default: 1920x1080)",
+    )
+    parser.add_argument(
+        "--format", choices=("bgr8", "mono8"), default="bgr8", help="of synthetic frames"
+    )
+    parser.add_argument(
+        "--duration", type=float, default=30.0, metavar="S", help="of each load (default: 30)"
+    )
+    parser.add_argument(
+        "--rate", type=float, default=60.0, metavar="HZ", help="frames a second (default: 60)"
+    )
+    parser.add_argument(
+        "--deadline", type=float, metavar="MS", help="default: the time between two frames"
+    )
+    parser.add_argument(
+        "--inflight",
+        type=_numbers,
+        default=(1,),
+        metavar="N,N",
+        help="frames under way at a time, e.g. 1,2,4 (default: 1)",
+    )
+    parser.add_argument(
+        "--cold",
+        nargs="?",
+        type=int,
+        const=5,
+        default=0,
+        metavar="RUNS",
+        help="also time new processes up to their first verdict (5 of them)",
+    )
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write every sample to FILE")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the figures to FILE")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write a page with pictures")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--engine", choices=("onnxruntime", "openvino", "tensorrt"))
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: chosen (default)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the tables, write the files asked for."""
+    from agp_edge.bench.benchmark import Plan, run_benchmark  # noqa: PLC0415  (NumPy and SciPy)
+    from agp_edge.bench.display import live_display  # noqa: PLC0415
+    from agp_edge.bench.document import write_csv, write_json  # noqa: PLC0415
+    from agp_edge.bench.text import benchmark_lines  # noqa: PLC0415
+    from agp_edge.dependencies import require  # noqa: PLC0415
+
+    for module in ("scipy.stats", "hdrh.histogram"):  # not after minutes of measuring
+        require(module, extra="bench")
+    plan = Plan(
+        duration_s=args.duration,
+        rate_hz=args.rate,
+        deadline_ms=args.deadline,
+        inflight=args.inflight,
+    )
+    found = run_benchmark(
+        args.model,
+        _frames(args),
+        plan,
+        cold_runs=args.cold,
+        device=args.device,
+        engine=args.engine,
+        threads=args.threads,
+        watch=live_display if sys.stderr.isatty() else None,
+    )
+    for line in benchmark_lines(found):
+        print(line)
+    if args.json is not None:
+        write_json(args.json, found)
+        print(f"samples: {args.json}")
+    if args.csv is not None:
+        write_csv(args.csv, found)
+        print(f"figures: {args.csv}")
+    return 0
+
+
+def _frames(args: argparse.Namespace) -> Frames:
+    from agp_edge.bench.frames import read_frames, synthetic_frames  # noqa: PLC0415
+
+    if args.frames is not None:
+        return read_frames(args.frames)
+    return synthetic_frames(*args.size, format=args.format)
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size like 1920x1080") from None
+    return width, height
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list like 1,2,4") from None

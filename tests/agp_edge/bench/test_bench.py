@@ -1,0 +1,190 @@
+"""The command on a real model, and with an engine that stalls once."""
+
+import csv
+import ctypes
+import json
+import time
+
+import numpy as np
+import pytest
+
+from agp_edge import DataError, Detector, Error, _core
+from agp_edge.bench import Plan, read_benchmark, run_benchmark, write_json
+from agp_edge.bench.frames import read_frames, synthetic_frames
+from agp_edge.cli import main
+
+
+@pytest.fixture(scope="module")
+def files(small_model, tmp_path_factory):
+    """What one run of the command wrote."""
+    folder = tmp_path_factory.mktemp("bench")
+    arguments = ["--size", "320x240", "--duration", "1.5", "--rate", "100", "--inflight", "1,2"]
+    names = [f"--{kind}={folder / f'bench.{kind}'}" for kind in ("json", "csv")]
+    assert main(["bench", str(small_model), *arguments, "--threads=1", "--cold=2", *names]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def document(files):
+    return json.loads((files / "bench.json").read_text())
+
+
+def test_everything_is_in_the_file(document, small_model):
+    assert document["model"]["name"] == "small"
+    assert len(document["model"]["sha256"]) == 64
+    assert document["frames"]["source"] == "synthetic"
+    assert document["frames"]["sizes"] == {"320x240 bgr8": 16}
+    assert document["settings"]["engine"].startswith("ONNX Runtime")
+    assert document["settings"]["threads"] == 1
+    assert document["provenance"]["versions"]["agp-edge"]
+    assert [(m["load"], m["inflight"]) for m in document["measurements"]] == [
+        ("closed", 1), ("open", 1), ("closed", 2), ("open", 2)
+    ]  # fmt: skip
+    for found in document["measurements"]:
+        samples = found["samples_ns"]
+        assert found["peak_rss_bytes"] > 10 << 20
+        assert len(samples["end"]) == found["end_to_end_ms"]["count"] > 100
+        latency = np.array(samples["end"]) - np.array(samples["due"])
+        assert found["end_to_end_ms"]["maximum"] == pytest.approx(latency.max() / 1e6)
+        assert found["end_to_end_ms"]["percentiles"]["p50"]["value"] == pytest.approx(
+            np.sort(latency)[-(-len(latency) // 2) - 1] / 1e6
+        )
+        if found["load"] == "open":
+            assert len(samples["due"]) == 150
+    assert len(document["cold"]["steps_ms"]["whole"]) == 2
+    assert min(document["cold"]["steps_ms"]["whole"]) > min(document["cold"]["steps_ms"]["open"])
+
+
+def test_the_histogram_is_readable_by_others(document):
+    from hdrh.histogram import HdrHistogram
+
+    found = document["measurements"][0]
+    decoded = HdrHistogram.decode(found["hdr_histogram_ns"])
+    samples = found["samples_ns"]
+    latency = np.array(samples["end"]) - np.array(samples["due"])
+    assert decoded.get_total_count() == len(latency)
+    assert decoded.get_max_value() == pytest.approx(latency.max(), rel=2e-3)
+
+
+def test_read_back(files, document, tmp_path):
+    again = read_benchmark(files / "bench.json")
+    write_json(tmp_path / "again.json", again)
+    assert json.loads((tmp_path / "again.json").read_text()) == document
+
+
+def test_the_table(files, document):
+    with (files / "bench.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 9
+    whole = [row for row in rows if row["stage"] == "end to end"]
+    for row, found in zip(whole, document["measurements"], strict=True):
+        assert float(row["p90_ms"]) == found["end_to_end_ms"]["percentiles"]["p90"]["value"]
+        p999 = found["end_to_end_ms"]["percentiles"]["p99.9"]["value"]
+        assert row["p99.9_ms"] == ("" if p999 is None else str(p999))
+        assert int(row["missed_deadlines"]) == found["missed_deadlines"]
+    assert {row["count"] for row in rows if row["stage"] in ("copy", "copy_back")} == {""}
+
+
+def test_stages_sum_to_the_whole(document):
+    for found in document["measurements"]:
+        if found["inflight"] != 1:
+            continue
+        means = {name: s["mean"] for name, s in found["stages_ms"].items() if s is not None}
+        del means["turn"]  # what no stage explains
+        assert sum(means.values()) == pytest.approx(found["end_to_end_ms"]["mean"], rel=0.05)
+        assert found["stages_share"] == pytest.approx(1, abs=0.05)
+
+
+class StallsOnce:
+    """The small model's tensors and an engine that answers at once, but once sleeps for 0.2 s."""
+
+    def __init__(self):
+        self.when = time.monotonic() + 5
+        self.stalls = 0
+
+    def __call__(self, stream, inputs, outputs):
+        ctypes.memset(outputs[0], 0, 4 * 64)
+        if self.stalls == 0 and time.monotonic() > self.when:
+            self.stalls += 1
+            time.sleep(0.2)
+
+    def engine(self):
+        image, distance = (
+            ("image", "float32", (1, 3, 64, 64)),
+            ("distance", "float32", (1, 1, 8, 8)),
+        )
+        return _core.CallableEngine("stalls once", [image], [distance], self)
+
+
+def test_a_stall_of_200_ms_at_60_frames_a_second(small_model, monkeypatch):
+    """p99.9 needs 1000 frames, and they 17 seconds; nearly all of it is sleep."""
+    plan = Plan(
+        duration_s=17.0, rate_hz=60.0, loads=("open",), warm_up_least_s=0.0, warm_up_limit_s=2.0
+    )
+    stalls = StallsOnce()
+    monkeypatch.setattr("agp_edge.detector.open_engine", lambda *_, **__: stalls.engine())
+    (measured,) = run_benchmark(
+        small_model, synthetic_frames(128, 96), plan, threads=1
+    ).measurements
+    assert stalls.stalls == 1
+    summary = measured.end_to_end()
+    assert summary.count == 1020
+    assert summary.at(99.9).value > 180  # the second frame behind the stall
+    assert summary.maximum >= 200
+    assert summary.at(50.0).value < 16
+    late = int((measured.samples.latency > 1e9 / 60).sum())
+    assert measured.missed() == late >= 11  # 200 ms are twelve periods
+    assert not measured.is_overloaded()
+
+
+def test_real_frames(small_model, tmp_path, good_frame):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "colour.png"), good_frame)
+    cv2.imwrite(str(tmp_path / "mono.png"), good_frame[:50, :, 0])
+    frames = read_frames(tmp_path)
+    assert frames.to_dict()["sizes"] == {"128x96 bgr8": 1, "128x50 mono8": 1}
+    assert frames.to_dict()["source"] == "folder"
+    found = run_benchmark(small_model, frames, Plan(duration_s=0.2, rate_hz=50.0))
+    assert len(found.measurements[1].samples.end) == 10
+
+
+def test_synthetic_frames_are_the_same_every_time():
+    first, second = synthetic_frames(64, 48), synthetic_frames(64, 48)
+    assert first.to_dict() == second.to_dict()
+    assert len({array.tobytes() for array in first.arrays}) == len(first.arrays) == 16
+    mono = synthetic_frames(64, 48, format="mono8")
+    assert mono.arrays[0].shape == (48, 64)
+    assert len(synthetic_frames(4096, 3000).arrays) == 3
+
+
+def test_a_model_without_a_threshold(write_model, tmp_path):
+    model = write_model(tmp_path / "none.onnx", changes={"threshold": None})
+    found = run_benchmark(model, synthetic_frames(64, 64), Plan(duration_s=0.1, rate_hz=50.0))
+    assert len(found.measurements) == 2
+    with pytest.raises(Error):
+        Detector(model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--duration", "0"], "duration_s is 0.0"), (["--rate", "-1"], "rate_hz is -1.0"),
+     (["--inflight", "0"], "inflight is"), (["--deadline", "-5"], "deadline_ms is"),
+     (["--size", "0x5"], "the frame's size is 0x5"), (["--frames", "nowhere"], "does not exist")],
+)  # fmt: skip
+def test_refused(small_model, capsys, arguments, message):
+    assert main(["bench", str(small_model), *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "no JSON"), ("[]", "no benchmark"),
+     ('{"kind": "agp-edge bench", "version": 9}', "update"),
+     ('{"kind": "agp-edge bench", "version": 1}', "damaged")],
+)  # fmt: skip
+def test_files_that_are_no_benchmark(tmp_path, text, message):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_benchmark(path)
