@@ -223,7 +223,7 @@ def _export(run: Path, model: Path, progress: bool, say: Callable[[str], None]) 
 
 
 def _compile(model: Path, plan: Path, progress: bool, say: Callable[[str], None]) -> Path | None:
-    from agp_edge.build import plan_from_onnx  # noqa: PLC0415
+    from agp_edge.plan.build import plan_from_onnx  # noqa: PLC0415
 
     tqdm = require("tqdm").tqdm
     style = "{desc} {percentage:3.0f}% |{bar}| {elapsed}"

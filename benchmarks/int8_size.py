@@ -26,7 +26,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from provenance import write_result
 
-from agp_edge.build import plan_from_onnx
 from agp_edge.calibration.fp16.half_graph import distance_tail, half_graph
 from agp_edge.calibration.graph.model_file import set_manifest
 from agp_edge.calibration.int8.qdq_graph import (
@@ -39,6 +38,7 @@ from agp_edge.calibration.int8.qdq_graph import (
 )
 from agp_edge.files import write_aside
 from agp_edge.manifest import InputSpec, Manifest, OutputSpec
+from agp_edge.plan.build import plan_from_onnx
 from agp_edge.trainer.backbone import Backbone, backbone_options
 from agp_edge.trainer.config import ModelConfig
 from agp_edge.trainer.graph import graph_from_model

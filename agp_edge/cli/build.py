@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import os
 
-    from agp_edge.build import BuildReport
+    from agp_edge.plan.build import BuildReport
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -91,10 +91,10 @@ def run(args: argparse.Namespace) -> int:
     """Compile and report."""
     from tqdm import tqdm  # noqa: PLC0415  (heavy imports stay out of --help)
 
-    from agp_edge.auto_precision import fastest_plan  # noqa: PLC0415
-    from agp_edge.build import plan_from_onnx  # noqa: PLC0415
     from agp_edge.errors import Error  # noqa: PLC0415
     from agp_edge.images import list_images  # noqa: PLC0415
+    from agp_edge.plan.auto_precision import fastest_plan  # noqa: PLC0415
+    from agp_edge.plan.build import plan_from_onnx  # noqa: PLC0415
 
     if args.precision != "auto" and (args.int8 or args.budget is not None):
         raise Error("--int8 and --budget belong to --precision auto: add it, or leave them out")

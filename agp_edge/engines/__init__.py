@@ -83,7 +83,7 @@ def open_engine(
                 f"engine '{engine}' and device '{device}' do not go together: TensorRT runs on "
                 "'cuda', the others on 'cpu'"
             )
-        from agp_edge.plan_cache import plan_for_this_gpu  # noqa: PLC0415  (loads on demand)
+        from agp_edge.plan.cache import plan_for_this_gpu  # noqa: PLC0415  (loads on demand)
 
         plan = plan_for_this_gpu(path, build=build, content=content)
         return _open_plan(str(plan), device="cuda", engine=engine)

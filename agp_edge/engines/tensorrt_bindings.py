@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agp_edge.engines.runtime_cache import context_with_cache
 from agp_edge.engines.tensorrt import FLAVOURS, make_logger
 from agp_edge.errors import DeviceError, ModelError
 from agp_edge.gpu import find_gpus
-from agp_edge.runtime_cache import context_with_cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

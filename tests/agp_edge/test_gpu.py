@@ -105,7 +105,7 @@ def test_a_plan_needs_more_of_the_driver_than_listing_gpus(
     python_with_driver, small_model, tmp_path
 ):
     """What this stand-in lacks is named; nothing is called that is not there."""
-    from agp_edge.build import plan_from_onnx
+    from agp_edge.plan.build import plan_from_onnx
 
     plan_from_onnx(small_model, tmp_path / "m.plan", backend="rtx", targets=(86,))
     done = python_with_driver(

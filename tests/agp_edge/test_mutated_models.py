@@ -13,8 +13,8 @@ from collections import Counter
 import pytest
 
 from agp_edge import Detector, DeviceError, read_manifest
-from agp_edge.build import plan_from_onnx
 from agp_edge.gpu import find_gpus
+from agp_edge.plan.build import plan_from_onnx
 from agp_edge.self_test import self_test_frame
 from agp_edge.site import Site, file_sha256, write_site
 

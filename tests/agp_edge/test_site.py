@@ -246,7 +246,7 @@ def test_a_plan_of_another_hash_is_refused_before_tensorrt(small_model, tmp_path
     import subprocess
     import sys
 
-    from agp_edge.build import plan_from_onnx
+    from agp_edge.plan.build import plan_from_onnx
 
     plan = tmp_path / "m.plan"
     plan_from_onnx(small_model, plan, backend="rtx", targets=(86,))

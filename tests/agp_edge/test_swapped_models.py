@@ -8,12 +8,12 @@ import pytest
 
 import agp_edge.detector
 from agp_edge import Detector, DeviceError, ModelError, _core
-from agp_edge.build import plan_from_onnx
 from agp_edge.engines import tensorrt, tensorrt_bindings
 from agp_edge.gpu import Gpu
+from agp_edge.plan.build import plan_from_onnx
 from agp_edge.site import Site, file_sha256, read_approved, write_site
 
-from .fake_rtx import FakeRtx
+from .engines.fake_rtx import FakeRtx
 
 GPU = Gpu(name="RTX A2000", compute_capability=(8, 6), driver_cuda=(13, 0))
 
@@ -146,7 +146,7 @@ def test_a_mapped_plan_without_a_site_file_is_one_file(swap, plan, tmp_path, mon
 @pytest.mark.parametrize("swap", SWAPS)
 def test_the_approved_model_is_compiled(swap, model, other, tmp_path, monkeypatch):
     """device="cuda": key and plan are those of the bytes whose hash was compared."""
-    monkeypatch.setattr("agp_edge.plan_cache.find_gpus", lambda: (GPU,))
+    monkeypatch.setattr("agp_edge.plan.cache.find_gpus", lambda: (GPU,))
     monkeypatch.setenv("AGP_EDGE_CACHE", str(tmp_path / "cache"))
     opened = []
 
@@ -164,7 +164,7 @@ def test_the_approved_model_is_compiled(swap, model, other, tmp_path, monkeypatc
 def test_a_copy_is_compiled_and_the_file_is_named(tmp_path, monkeypatch, write_model):
     model = write_model(tmp_path / "m.onnx", changes={"precision.asked": "fp16"})
     write_site(model, Site(model_sha256=file_sha256(model)))
-    monkeypatch.setattr("agp_edge.plan_cache.find_gpus", lambda: (GPU,))
+    monkeypatch.setattr("agp_edge.plan.cache.find_gpus", lambda: (GPU,))
     monkeypatch.setenv("AGP_EDGE_CACHE", str(tmp_path / "cache"))
     with pytest.raises(ModelError) as caught:
         Detector(model, device="cuda")

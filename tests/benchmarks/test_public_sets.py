@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import provenance
 import public_sets
 
-from agp_edge.build import plan_from_onnx
 from agp_edge.errors import ModelError
 from agp_edge.evaluate import evaluate
 from agp_edge.manifest import read_manifest
+from agp_edge.plan.build import plan_from_onnx
 from agp_edge.public_layouts import open_public
 
 SIDE = 64

@@ -221,7 +221,7 @@ def test_dynamic_or_leftover_graph_is_refused(exported):
 
 
 def test_compiles_into_a_strongly_typed_tensorrt_plan(exported, tmp_path):
-    from agp_edge.build import plan_from_onnx
+    from agp_edge.plan.build import plan_from_onnx
 
     folder, _ = exported
     plan_from_onnx(folder / "model.onnx", tmp_path / "model.plan", backend="rtx")

@@ -11,12 +11,12 @@ import torch
 from onnx import TensorProto, helper
 
 from agp_edge import DataError, Detector, Error, ModelError, read_manifest
-from agp_edge.build import plan_from_onnx
 from agp_edge.calibration.int8 import quantize
 from agp_edge.calibration.int8.quantize import quantise_onnx
 from agp_edge.calibration.int8.sensitivity import search
 from agp_edge.cli import main
 from agp_edge.manifest import MANIFEST_KEY, InputSpec, Manifest, OutputSpec, SelfTest, ThresholdSpec
+from agp_edge.plan.build import plan_from_onnx
 from agp_edge.report.quantisation import write_quantisation
 from agp_edge.self_test import self_test_frame
 

@@ -22,7 +22,7 @@ TENSORRT_MODULES = [module for flavour in FLAVOURS.values() for module in flavou
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory, small_model):
     """A real plan of TensorRT for RTX."""
-    from agp_edge.build import plan_from_onnx
+    from agp_edge.plan.build import plan_from_onnx
 
     path = tmp_path_factory.mktemp("plan") / "small.plan"
     plan_from_onnx(small_model, path, backend="rtx", targets=(86,))

@@ -15,14 +15,15 @@ from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from agp_edge.compiler_thread import serialized_network
 from agp_edge.engines import is_plan
 from agp_edge.engines.tensorrt import FLAVOURS, make_logger
-from agp_edge.errors import DependencyError, DeviceError, Error, ModelError
+from agp_edge.errors import DependencyError, Error, ModelError
 from agp_edge.files import write_aside
 from agp_edge.gpu import find_gpus
 from agp_edge.manifest import MANIFEST_LIMIT, read_manifest
-from agp_edge.precision import (
+from agp_edge.plan.compiler_thread import serialized_network
+from agp_edge.plan.network import check_ends, count_weights, not_null, parse_network
+from agp_edge.plan.precision import (
     BUILT_PLACEHOLDER,
     check_built,
     check_network,
@@ -30,17 +31,15 @@ from agp_edge.precision import (
     graph_of_precision,
     stamped_plan,
 )
-from agp_edge.timing_cache import load_timing_cache, save_timing_cache
+from agp_edge.plan.targets import chosen_targets, has_gpu, set_targets
+from agp_edge.plan.timing_cache import load_timing_cache, save_timing_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["BACKENDS", "RTX_TARGETS", "BuildReport", "compiler_version", "plan_from_onnx"]
+__all__ = ["BACKENDS", "BuildReport", "compiler_version", "plan_from_onnx"]
 
 BACKENDS = ("auto", "tensorrt", "rtx")
-# Ampere, Ada and Blackwell desktops: one plan for the three has the bytes of a plan for one. Turing
-# (75) can be asked for, but TensorRT for RTX has no FP32 matrix product there.
-RTX_TARGETS = (86, 89, 120)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +151,9 @@ def plan_from_onnx(
     trt = FLAVOURS[flavour].load()
     package = "tensorrt_rtx" if flavour == "rtx" else "tensorrt"
     manifest.setdefault("versions", {})[package] = trt.__version__
-    chosen = _chosen_targets(trt, flavour, targets)
+    chosen = chosen_targets(trt, flavour, targets)
     manifest["built_for"] = [_dotted(*divmod(target, 10)) for target in chosen]
-    _plan_name(manifest, source, placeholder=_has_gpu())  # too long is refused before any work
+    _plan_name(manifest, source, placeholder=has_gpu())  # too long is refused before any work
     with TemporaryDirectory(prefix="agp-edge-build-") as folder:
         graph, conversion = graph_of_precision(source, precision, Path(folder), images)
         if keep_onnx is not None:
@@ -227,14 +226,14 @@ def _compile(
     `manifest` gets the precision that was built.
     """
     title = f"{FLAVOURS[flavour].name} {trt.__version__}"
-    reads_back = _has_gpu()
+    reads_back = has_gpu()
     started = time.perf_counter()
     logger = make_logger(trt)
-    builder = _not_null(trt.Builder(logger), "builder", title, logger)
-    network = _parse(trt, builder, logger, graph, source=source, title=title)
-    _check_ends(trt, network, source)
+    builder = not_null(trt.Builder(logger), "builder", title, logger)
+    network = parse_network(trt, builder, logger, graph, source=source, title=title)
+    check_ends(trt, network, source)
     check_network(trt, network, manifest["precision"]["asked"], source)
-    config = _not_null(builder.create_builder_config(), "builder configuration", title, logger)
+    config = not_null(builder.create_builder_config(), "builder configuration", title, logger)
     # TF32 keeps 10 bits of mantissa: a graph that says FP32 gets FP32.
     config.clear_flag(trt.BuilderFlag.TF32)
     if optimization_level is not None:
@@ -244,7 +243,7 @@ def _compile(
     if reads_back:  # without it the inspector gives names only
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if flavour == "rtx":
-        _set_targets(trt, config, targets)
+        set_targets(trt, config, targets)
         # Lets the pipeline capture the engine in a CUDA graph.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     network.name = _plan_name(manifest, source, placeholder=reads_back)
@@ -278,7 +277,7 @@ def _compile(
         title=title,
         plan=plan,
         seconds=seconds,
-        weights=_count_weights(trt, network),
+        weights=count_weights(trt, network),
         timing_cache_problem=problem,
     )
 
@@ -318,7 +317,7 @@ def _choose(backend: str) -> str:
         return "tensorrt"
     if backend == "rtx":
         return "rtx"
-    if FLAVOURS["tensorrt"].find_module() and _has_gpu():
+    if FLAVOURS["tensorrt"].find_module() and has_gpu():
         return "tensorrt"
     if FLAVOURS["rtx"].find_module():
         return "rtx"
@@ -329,110 +328,5 @@ def _choose(backend: str) -> str:
     )
 
 
-def _has_gpu() -> bool:
-    try:
-        return bool(find_gpus())
-    except DeviceError:
-        return False
-
-
-def _parse(trt: Any, builder: Any, logger: Any, graph: str, *, source: str, title: str) -> Any:
-    flags = 0
-    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    if strongly_typed is not None:  # where it is gone, every network is
-        flags = 1 << int(strongly_typed)
-    network = _not_null(builder.create_network(flags), "network", title, logger)
-    parser = _not_null(trt.OnnxParser(network, logger), "ONNX parser", title, logger)
-    # From the file, not from its bytes: its errors name the file.
-    if not parser.parse_from_file(graph):
-        reasons = [_reason(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise ModelError(
-            f"{title} cannot read '{source}': {'; '.join(reasons) or logger.last_error}; "
-            "export the model with operators that it supports"
-        )
-    return network
-
-
-def _check_ends(trt: Any, network: Any, source: str) -> None:
-    """Refuses a graph whose inputs or outputs the pipeline could not serve."""
-    ends = [network.get_input(index) for index in range(network.num_inputs)]
-    ends += [network.get_output(index) for index in range(network.num_outputs)]
-    for tensor in ends:
-        if tensor.dtype != trt.DataType.FLOAT:
-            raise ModelError(
-                f"tensor '{tensor.name}' of '{source}' is {tensor.dtype.name.lower()}, float32 is "
-                "expected of inputs and outputs also where the layers are float16: give the "
-                "float32 model and --precision fp16, which keeps them"
-            )
-
-
-def _reason(error: Any) -> str:
-    text = f"{str(error.code()).rpartition('.')[2]}, {error.desc()}"
-    if error.node() < 0:
-        return text
-    return f"node {error.node()} '{error.node_name()}' ({error.node_operator()}): {text}"
-
-
-def _chosen_targets(trt: Any, flavour: str, targets: Sequence[int]) -> list[int]:
-    """The compute capabilities that are compiled for, e.g. [86, 89]."""
-    if flavour == "tensorrt":
-        major, minor = find_gpus()[0].compute_capability
-        return [10 * major + minor]
-    known = _rtx_capabilities(trt)
-    chosen = list(targets)
-    if not chosen and _has_gpu():
-        major, minor = find_gpus()[0].compute_capability
-        chosen = [10 * major + minor] if 10 * major + minor in known else []
-    chosen = chosen or list(RTX_TARGETS)
-    unknown = [target for target in chosen if target not in known]
-    if unknown:
-        raise Error(
-            f"TensorRT for RTX {trt.__version__} cannot compile for compute capability {unknown}: "
-            f"expected some of {sorted(known)}"
-        )
-    return chosen
-
-
-def _rtx_capabilities(trt: Any) -> dict[int, Any]:
-    return {
-        int(name[2:]): value
-        for name, value in trt.ComputeCapability.__members__.items()
-        if name.startswith("SM")
-    }
-
-
-def _set_targets(trt: Any, config: Any, chosen: Sequence[int]) -> None:
-    known = _rtx_capabilities(trt)
-    config.num_compute_capabilities = len(chosen)
-    for index, target in enumerate(chosen):
-        config.set_compute_capability(known[target], index)
-
-
 def _dotted(major: int, minor: int) -> str:
     return f"{major}.{minor}"
-
-
-def _count_weights(trt: Any, network: Any) -> int:
-    total = 0
-    kinds = {
-        trt.LayerType.CONVOLUTION: (trt.IConvolutionLayer, ("kernel", "bias")),
-        trt.LayerType.DECONVOLUTION: (trt.IDeconvolutionLayer, ("kernel", "bias")),
-        trt.LayerType.CONSTANT: (trt.IConstantLayer, ("weights",)),
-        trt.LayerType.SCALE: (trt.IScaleLayer, ("shift", "scale", "power")),
-    }
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        if layer.type in kinds:
-            # The bindings hand out the base class; this is their documented way down.
-            layer.__class__, names = kinds[layer.type]
-            total += sum(getattr(layer, name).size for name in names)
-    return total
-
-
-def _not_null(value: Any, what: str, title: str, logger: Any) -> Any:
-    if value is None:
-        raise DeviceError(
-            f"{title} could not create its {what} ({logger.last_error or 'it gave no reason'}): "
-            "check the installation with `agp-edge doctor`"
-        )
-    return value

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from agp_edge import DependencyError, DeviceError, Error, ModelError, read_manifest
-from agp_edge.build import plan_from_onnx
 from agp_edge.cli import main
 from agp_edge.engines.tensorrt import FLAVOURS
+from agp_edge.plan.build import plan_from_onnx
 
 
 def test_a_plan_carries_the_manifest(small_model, tmp_path):
@@ -171,7 +171,7 @@ def test_ctrl_c_stops_the_compiler(tmp_path, small_model):
     """The progress callback shows that it compiles; the signal comes then."""
     code = f"""
 import os, signal, time
-from agp_edge.build import plan_from_onnx
+from agp_edge.plan.build import plan_from_onnx
 calls = []
 def progress(share):
     calls.append(share)

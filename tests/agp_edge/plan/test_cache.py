@@ -14,9 +14,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from agp_edge import DataError, DependencyError, Detector, DeviceError, Error, ModelError
-from agp_edge.build import plan_from_onnx
 from agp_edge.cli import main
-from agp_edge.plan_cache import Target, cache_folder, cached_plan, plan_key
+from agp_edge.plan.build import plan_from_onnx
+from agp_edge.plan.cache import Target, cache_folder, cached_plan, plan_key
 
 TARGET = Target(
     compiler="TensorRT 10.3.0", compute_capability="8.7", gpu="Orin", driver="540.4; CUDA 12.6"
@@ -99,7 +99,7 @@ def test_damaged_entries_are_built_again(damage, small_model, folder, caplog):
         record.write_text(json.dumps({"plan_sha256": None}))
     if damage != "no record":
         with (
-            caplog.at_level(logging.WARNING, "agp_edge.plan_cache"),
+            caplog.at_level(logging.WARNING, "agp_edge.plan.cache"),
             pytest.raises(ModelError, match="build=False"),
         ):
             cached_plan(small_model, TARGET, compiler, folder=folder, build=False)
@@ -142,8 +142,8 @@ def test_services_get_a_sentence(small_model, folder):
 SLOW_BUILD = """
 import sys, time
 from pathlib import Path
-from agp_edge.build import plan_from_onnx
-from agp_edge.plan_cache import Target, cached_plan
+from agp_edge.plan.build import plan_from_onnx
+from agp_edge.plan.cache import Target, cached_plan
 
 model, folder, started = sys.argv[1:]
 
@@ -276,12 +276,12 @@ def test_engines_and_devices_that_do_not_fit(small_model):
 
 def test_the_whole_way_to_the_engine(small_model, tmp_path, monkeypatch):
     """All but the last step, which needs the GPU that is only said to be there."""
-    import agp_edge.plan_cache
+    import agp_edge.plan.cache
     from agp_edge.engines import tensorrt
     from agp_edge.gpu import Gpu
 
     gpu = Gpu(name="RTX A2000", compute_capability=(8, 6), driver_cuda=(13, 0))
-    monkeypatch.setattr(agp_edge.plan_cache, "find_gpus", lambda: (gpu,))
+    monkeypatch.setattr(agp_edge.plan.cache, "find_gpus", lambda: (gpu,))
     monkeypatch.setenv("AGP_EDGE_CACHE", str(tmp_path / "cache"))
     opened = []
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from agp_edge import Detector
-from agp_edge.runtime_cache import MAGIC, cache_path, context_with_cache
+from agp_edge.engines.runtime_cache import MAGIC, cache_path, context_with_cache
 
 from .fake_rtx import Engine, FakeRtx
 
@@ -176,7 +176,7 @@ def test_the_bindings_engine_scores_and_keeps_its_kernels(
     small_model, tmp_path, folder, fake_driver
 ):
     """Frame to verdict through the bindings engine, twice: the same scores as on the CPU."""
-    from agp_edge.build import plan_from_onnx
+    from agp_edge.plan.build import plan_from_onnx
 
     plan = tmp_path / "small.plan"
     plan_from_onnx(small_model, plan, backend="rtx", targets=(86,))

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agp_edge.files import write_aside
-from agp_edge.plan_cache import cache_folder
+from agp_edge.plan.cache import cache_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["RuntimeCache", "cache_path", "context_with_cache"]
 
-LOG = logging.getLogger("agp_edge.runtime_cache")
+LOG = logging.getLogger("agp_edge.engines.runtime_cache")
 LOG.addHandler(logging.NullHandler())
 
 # Before the cache's own bytes: this, and their SHA-256. A damaged file never reaches TensorRT.

@@ -15,7 +15,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from agp_edge import Detector, ModelError, read_manifest
-from agp_edge.build import plan_from_onnx
 from agp_edge.calibration.fp16.convert import fp16_from_onnx
 from agp_edge.manifest import (
     MANIFEST_KEY,
@@ -25,6 +24,7 @@ from agp_edge.manifest import (
     PrecisionSpec,
     SelfTest,
 )
+from agp_edge.plan.build import plan_from_onnx
 from agp_edge.self_test import self_test_frame, synthetic_frame
 
 # name: (weights, side of the input in pixels)

@@ -9,11 +9,11 @@ import pytest
 from onnx import helper, load, save
 
 from agp_edge import DeviceError, Error, ModelError, _core, read_manifest
-from agp_edge.auto_precision import Candidate, choose, fastest_plan, median_milliseconds
-from agp_edge.build import BuildReport
 from agp_edge.calibration.graph.model_digest import graph_sha256
 from agp_edge.cli import main
 from agp_edge.manifest import MANIFEST_KEY
+from agp_edge.plan.auto_precision import Candidate, choose, fastest_plan, median_milliseconds
+from agp_edge.plan.build import BuildReport
 from agp_edge.self_test import self_test_frame
 
 
@@ -140,7 +140,7 @@ def test_foreign_files_and_missing_devices(files, tmp_path, monkeypatch, capsys)
     def none():
         raise DeviceError("no GPU")
 
-    monkeypatch.setattr("agp_edge.auto_precision.find_gpus", none)
+    monkeypatch.setattr("agp_edge.plan.auto_precision.find_gpus", none)
     good = int8("good")
     arguments = ["build", str(source), "-o", str(plan), "--int8", str(good)]
     assert main([*arguments, "--precision", "auto"]) == 1

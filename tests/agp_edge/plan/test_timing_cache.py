@@ -10,9 +10,10 @@ from pathlib import Path
 import filelock
 import pytest
 
-from agp_edge import DataError, Error, read_manifest, timing_cache
-from agp_edge.build import plan_from_onnx
+from agp_edge import DataError, Error, read_manifest
 from agp_edge.cli import main
+from agp_edge.plan import timing_cache
+from agp_edge.plan.build import plan_from_onnx
 
 from .fake_tensorrt import GPU, FakeTensorRt
 
@@ -23,7 +24,8 @@ HEADER = b"cache 10.3.0 SM 8.6"
 def trt(monkeypatch):
     module = FakeTensorRt()
     monkeypatch.setitem(sys.modules, "tensorrt", module)
-    monkeypatch.setattr("agp_edge.build.find_gpus", lambda: (GPU,))
+    monkeypatch.setattr("agp_edge.plan.build.find_gpus", lambda: (GPU,))
+    monkeypatch.setattr("agp_edge.plan.targets.find_gpus", lambda: (GPU,))
     monkeypatch.setattr(timing_cache, "LOCK_SECONDS", 0.2)
     return module
 
@@ -110,7 +112,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from fake_tensorrt import Config, FakeTensorRt
-from agp_edge.timing_cache import load_timing_cache, save_timing_cache
+from agp_edge.plan.timing_cache import load_timing_cache, save_timing_cache
 path = Path(sys.argv[1])
 for turn in range(20):
     config = Config(None, FakeTensorRt())

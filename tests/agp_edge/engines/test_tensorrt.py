@@ -32,7 +32,7 @@ def driver(fake_driver):
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory, small_model):
     """A real plan of TensorRT for RTX, for SM 8.6."""
-    from agp_edge.build import plan_from_onnx
+    from agp_edge.plan.build import plan_from_onnx
 
     path = tmp_path_factory.mktemp("plan") / "small.plan"
     plan_from_onnx(small_model, path, backend="rtx", targets=(86,))
@@ -222,8 +222,8 @@ def test_an_unknown_memory():
 def test_a_plan_on_this_gpu_agrees_with_the_cpu(small_model, tmp_path, good_frame, bad_frame):
     """Compiled here for this GPU, opened natively and through the bindings."""
     from agp_edge import Detector
-    from agp_edge.build import plan_from_onnx
     from agp_edge.engines.tensorrt_bindings import open_plan
+    from agp_edge.plan.build import plan_from_onnx
 
     path = tmp_path / "small.plan"
     report = plan_from_onnx(small_model, path)
@@ -243,7 +243,7 @@ def test_a_plan_on_this_gpu_agrees_with_the_cpu(small_model, tmp_path, good_fram
 @pytest.mark.gpu
 def test_closing_gives_device_memory_back(small_model, tmp_path):
     from agp_edge import Detector
-    from agp_edge.build import plan_from_onnx
+    from agp_edge.plan.build import plan_from_onnx
 
     path = tmp_path / "small.plan"
     plan_from_onnx(small_model, path)

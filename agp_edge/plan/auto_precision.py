@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from agp_edge.build import BuildReport
+    from agp_edge.plan.build import BuildReport
 
 __all__ = ["Candidate", "Choice", "choose", "fastest_plan", "median_milliseconds"]
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Target", "cache_folder", "cached_plan", "plan_for_this_gpu", "plan_key"]
 
-LOG = logging.getLogger("agp_edge.plan_cache")
+LOG = logging.getLogger("agp_edge.plan.cache")
 LOG.addHandler(logging.NullHandler())
 
 # Part of every key: raised when plans of the same inputs come out different.
@@ -65,7 +65,7 @@ def plan_for_this_gpu(
         onnx_path: a model made by `agp-edge export`.
         build: whether it may be compiled, which takes seconds to many minutes; False only looks
             into the cache.
-        progress: as for `agp_edge.build.plan_from_onnx`.
+        progress: as for `agp_edge.plan.build.plan_from_onnx`.
         content: the model's bytes, when their hash was compared; None: the file is read.
 
     Raises:
@@ -73,7 +73,7 @@ def plan_for_this_gpu(
         DependencyError: no compiler, or the package `filelock` is not installed.
         ModelError: the model cannot be compiled, or is not in the cache and `build` is False.
     """
-    from agp_edge.build import compiler_version, plan_from_onnx  # noqa: PLC0415  (loads TensorRT)
+    from agp_edge.plan.build import compiler_version, plan_from_onnx  # noqa: PLC0415  (loads TensorRT)
 
     gpu = find_gpus()[0]
     flavour, compiler = compiler_version()

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from agp_edge import ModelError, read_manifest
-from agp_edge.build import plan_from_onnx
 from agp_edge.cli import main
-from agp_edge.precision import layers_precision
+from agp_edge.plan.build import plan_from_onnx
+from agp_edge.plan.precision import layers_precision
 
 from .fake_tensorrt import FP16, FP32, GPU, INT8, FakeTensorRt, layers
 
@@ -18,7 +18,8 @@ def trt(monkeypatch):
     """A played TensorRT 10.3 on a machine with a GPU of SM 8.6."""
     module = FakeTensorRt()
     monkeypatch.setitem(sys.modules, "tensorrt", module)
-    monkeypatch.setattr("agp_edge.build.find_gpus", lambda: (GPU,))
+    monkeypatch.setattr("agp_edge.plan.build.find_gpus", lambda: (GPU,))
+    monkeypatch.setattr("agp_edge.plan.targets.find_gpus", lambda: (GPU,))
     return module
 
 

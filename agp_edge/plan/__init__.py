@@ -1,0 +1,1 @@
+"""model.onnx -> engine.plan: the graph of the precision asked, the compiler, and its caches."""
