@@ -149,6 +149,8 @@ def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = os.environ.get("CXX") or shutil.which("c++")
     assert compiler, "the tests need a C++ compiler, as the installation did"
     path = tmp_path_factory.mktemp("driver") / "libfake_cuda.so"
-    source = Path(__file__).parents[2] / "cpp/tests/fakes/fake_cuda.cpp"
-    subprocess.run([compiler, "-shared", "-fPIC", "-std=c++17", source, "-o", path], check=True)
+    folder = Path(__file__).parents[2] / "cpp/tests/fakes"
+    sources = [*folder.glob("fake_cuda*.cpp"), folder / "fake_kernels.cpp"]
+    options = ["-shared", "-fPIC", "-std=c++17", "-Wl,-z,defs"]
+    subprocess.run([compiler, *options, *sources, "-o", path], check=True)
     return path

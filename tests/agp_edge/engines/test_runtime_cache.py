@@ -186,9 +186,10 @@ def test_the_bindings_engine_scores_and_keeps_its_kernels(
             [sys.executable, "-W", "error", "-c", SCORES, plan, small_model, Path(__file__).parent],
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
             env={**os.environ, "AGP_EDGE_CUDA_DRIVER": str(fake_driver)},
         )
+        assert done.returncode == 0, done.stderr
         answers.append(json.loads(done.stdout))
     title = "TensorRT for RTX 1.7.1.116 (Python bindings)"
     rng = np.random.default_rng(0)
