@@ -12,10 +12,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agp_edge.bench.benchmark import Benchmark
+    from agp_edge.bench.compare import LatencyComparison
     from agp_edge.bench.measurement import Measurement
     from agp_edge.bench.statistics import Percentile, Summary
 
-__all__ = ["benchmark_lines", "number", "remarks"]
+__all__ = [
+    "STAGE_NAMES",
+    "benchmark_lines",
+    "cell",
+    "comparison_lines",
+    "load_remarks",
+    "number",
+    "remarks",
+]
 
 STAGE_NAMES = {
     "queue": "waiting for a worker",
@@ -111,52 +120,82 @@ def _measurement_lines(measurement: Measurement) -> Iterator[str]:
                 yield f"  {STAGE_NAMES[stage]:22}     n/a"
             continue
         yield _row(STAGE_NAMES[stage], summary)
-    yield from _verdict_lines(measurement, whole)
+    yield f"  {_deadline_line(measurement, whole)}"
+    for remark in load_remarks(measurement):
+        yield f"  {remark}"
 
 
 def _row(name: str, summary: Summary) -> str:
-    cells = "".join(f"{_cell(found):>22}" for found in summary.percentiles)
+    cells = "".join(f"{cell(found):>22}" for found in summary.percentiles)
     return (
         f"  {name:22}{number(summary.minimum):>7}{cells}{number(summary.maximum):>8}"
         f"{number(summary.jitter):>8}"
     )
 
 
-def _cell(found: Percentile) -> str:
+def cell(found: Percentile) -> str:
+    """A percentile with its interval, or how many frames it needs."""
     if found.value is None:
         return f"needs {found.needed}"
     limits = ("?" if limit is None else number(limit) for limit in (found.low, found.high))
     return f"{number(found.value)} ({'-'.join(limits)})"
 
 
-def _verdict_lines(measurement: Measurement, whole: Summary) -> Iterator[str]:
+def _deadline_line(measurement: Measurement, whole: Summary) -> str:
     late = measurement.missed()
-    share = late / max(1, whole.count)
-    yield (
-        f"  later than {measurement.deadline_ms:.4g} ms: {late} of {whole.count} frames "
-        f"({share:.2%})"
+    return (
+        f"later than {measurement.deadline_ms:.4g} ms: {late} of {whole.count} frames "
+        f"({late / max(1, whole.count):.2%})"
     )
+
+
+def load_remarks(measurement: Measurement) -> Iterator[str]:
+    """What a reader has to know of one load: overload, too few frames, correlation, throttling."""
+    whole = measurement.end_to_end()
     if measurement.is_overloaded():
         yield (
-            f"  OVERLOADED: frames come faster than {measurement.inflight} in flight can be "
+            f"OVERLOADED: frames come faster than {measurement.inflight} in flight can be "
             "served, so latency grows with the length of the run and its percentiles say little"
         )
     if measurement.load == "open" and whole.at(99.9).value is None:
         seconds = frames_for_percentile(99.9) / measurement.rate_hz
-        yield f"  p99.9 needs {frames_for_percentile(99.9)} frames: --duration {math.ceil(seconds)}"
+        yield f"p99.9 needs {frames_for_percentile(99.9)} frames: --duration {math.ceil(seconds)}"
     if whole.autocorrelation is not None and whole.autocorrelation > 0.1:
         yield (
-            f"  neighbouring frames correlate ({whole.autocorrelation:.2f}): the intervals, which "
+            f"neighbouring frames correlate ({whole.autocorrelation:.2f}): the intervals, which "
             "take frames as independent, are too narrow"
         )
     share_of_stages = measurement.stages_share()
     if measurement.inflight == 1 and share_of_stages is not None and share_of_stages < 0.95:
-        yield f"  the stages explain only {share_of_stages:.0%} of the whole"
+        yield f"the stages explain only {share_of_stages:.0%} of the whole"
     machine = measurement.machine
     if machine["power_w"] is not None:
         yield (
-            f"  {machine['power_w']:.1f} W, {machine['energy_per_frame_j']:.3g} J per frame "
+            f"{machine['power_w']:.1f} W, {machine['energy_per_frame_j']:.3g} J per frame "
             "(whole module)"
         )
     for reason in machine["throttled"]:
-        yield f"  THROTTLED: {reason}"
+        yield f"THROTTLED: {reason}"
+
+
+def comparison_lines(comparison: LatencyComparison) -> Iterator[str]:
+    """What `agp-edge bench --compare` prints, line by line."""
+    for note in comparison.notes:
+        yield f"note: {note}"
+    yield (f"{'':38}{'A ms':>9}{'B ms':>9}{'B / A':>8}   {comparison.confidence:.1%} interval")
+    for found in comparison.differences:
+        yield (
+            f"{found.load:30}{f'p{found.percent:g}':>8}{number(found.first_ms):>9}"
+            f"{number(found.second_ms):>9}{found.ratio:>8.3f}   {found.low:.3f} to {found.high:.3f}"
+            f"  {found.verdict}"
+        )
+    yield from comparison.skipped
+    margin = comparison.differences[0].margin if comparison.differences else 0.0
+    slower = [d for d in comparison.differences if d.verdict == "slower"]
+    hidden = [d for d in comparison.differences if d.verdict == "unresolved"]
+    if slower:
+        yield f"B is slower in {len(slower)} of {len(comparison.differences)} figures"
+    else:
+        yield f"no figure of B is slower beyond {margin:.0%}"
+    if hidden:
+        yield f"{len(hidden)} unresolved: the noise is larger than the difference; measure longer"

@@ -1,8 +1,8 @@
 """The command line `agp-edge`: one module per command, all errors one line.
 
 Exit codes: 0 fine, 1 an error (one line on stderr), 2 wrong usage, 3 an image is anomalous, 4 what
-was looked at is outside its limits (compare, data, quantize, validate), 130 interrupted, 141 the
-reader of our output went away.
+was looked at is outside its limits (bench, compare, data, quantize, validate), 130 interrupted, 141
+the reader of our output went away.
 """
 
 from __future__ import annotations

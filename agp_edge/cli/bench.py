@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agp_edge.errors import Error
+
 if TYPE_CHECKING:
     from agp_edge.bench.frames import Frames
 
@@ -25,7 +27,25 @@ Exit code: 0; with --compare 4 when B is slower than A beyond --margin."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("model", metavar="MODEL", help=".onnx file or TensorRT plan")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help=".onnx file or TensorRT plan")
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A.json", "B.json"),
+        help="measure nothing; say what is slower in B, and what noise hides",
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="with --compare: less is no difference (default: 0.05)",
+    )
+    parser.add_argument(
+        "--different-frames",
+        action="store_true",
+        help="with --compare: also where frames or rate are not the same",
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--frames", metavar="DIR", help="folder of real frames")
     source.add_argument(
@@ -73,13 +93,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the tables, write the files asked for."""
+    if (args.model is None) == (args.compare is None):
+        raise Error("bench needs a MODEL, or --compare A.json B.json")
+    if args.compare is not None:
+        return _compare(args)
     from agp_edge.bench.benchmark import Plan, run_benchmark  # noqa: PLC0415  (NumPy and SciPy)
     from agp_edge.bench.display import live_display  # noqa: PLC0415
     from agp_edge.bench.document import write_csv, write_json  # noqa: PLC0415
     from agp_edge.bench.text import benchmark_lines  # noqa: PLC0415
     from agp_edge.dependencies import require  # noqa: PLC0415
 
-    for module in ("scipy.stats", "hdrh.histogram"):  # not after minutes of measuring
+    modules = ("scipy.stats", "hdrh.histogram", *(["jinja2"] if args.html else []))
+    for module in modules:  # not after minutes of measuring
         require(module, extra="bench")
     plan = Plan(
         duration_s=args.duration,
@@ -105,7 +130,26 @@ def run(args: argparse.Namespace) -> int:
     if args.csv is not None:
         write_csv(args.csv, found)
         print(f"figures: {args.csv}")
+    if args.html is not None:
+        from agp_edge.report.bench import write_bench_report  # noqa: PLC0415  (Jinja2)
+
+        write_bench_report(args.html, found)
+        print(f"page:    {args.html}")
     return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from agp_edge.bench.compare import compare_benchmarks  # noqa: PLC0415  (NumPy)
+    from agp_edge.bench.document import read_benchmark  # noqa: PLC0415
+    from agp_edge.bench.text import comparison_lines  # noqa: PLC0415
+
+    first, second = (read_benchmark(path) for path in args.compare)
+    comparison = compare_benchmarks(
+        first, second, margin=args.margin, different_frames=args.different_frames
+    )
+    for line in comparison_lines(comparison):
+        print(line)
+    return 4 if comparison.is_slower else 0
 
 
 def _frames(args: argparse.Namespace) -> Frames:

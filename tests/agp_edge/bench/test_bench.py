@@ -3,6 +3,7 @@
 import csv
 import ctypes
 import json
+import re
 import time
 
 import numpy as np
@@ -18,8 +19,8 @@ from agp_edge.cli import main
 def files(small_model, tmp_path_factory):
     """What one run of the command wrote."""
     folder = tmp_path_factory.mktemp("bench")
-    arguments = ["--size", "320x240", "--duration", "1.5", "--rate", "100", "--inflight", "1,2"]
-    names = [f"--{kind}={folder / f'bench.{kind}'}" for kind in ("json", "csv")]
+    arguments = ["--size", "320x240", "--duration", "1.2", "--rate", "125", "--inflight", "1,2"]
+    names = [f"--{kind}={folder / f'bench.{kind}'}" for kind in ("json", "csv", "html")]
     assert main(["bench", str(small_model), *arguments, "--threads=1", "--cold=2", *names]) == 0
     return folder
 
@@ -83,6 +84,17 @@ def test_the_table(files, document):
         assert row["p99.9_ms"] == ("" if p999 is None else str(p999))
         assert int(row["missed_deadlines"]) == found["missed_deadlines"]
     assert {row["count"] for row in rows if row["stage"] in ("copy", "copy_back")} == {""}
+
+
+def test_the_page_needs_no_network_and_no_other_file(files, document):
+    page = (files / "bench.html").read_text()
+    assert not re.search(r"https?://|//[\w-]+\.\w|<link|<script|<iframe|@import|url\(", page)
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    assert page.count("<svg") == 3 * len(document["measurements"])
+    assert document["model"]["sha256"] in page
+    # every frame is in the timeline's columns and in the histogram's bars
+    for found in document["measurements"]:
+        assert f"of {found['end_to_end_ms']['count']}, later than" in page
 
 
 def test_stages_sum_to_the_whole(document):
@@ -155,7 +167,7 @@ def test_synthetic_frames_are_the_same_every_time():
     assert len({array.tobytes() for array in first.arrays}) == len(first.arrays) == 16
     mono = synthetic_frames(64, 48, format="mono8")
     assert mono.arrays[0].shape == (48, 64)
-    assert len(synthetic_frames(4096, 3000).arrays) == 3
+    assert len(synthetic_frames(1500, 2048).arrays) == 11
 
 
 def test_a_model_without_a_threshold(write_model, tmp_path):
