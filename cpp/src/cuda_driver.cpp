@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <utility>
@@ -19,10 +20,26 @@ constexpr int kAttributeIntegrated = 18;
 constexpr int kAttributeMajor = 75;
 constexpr int kAttributeMinor = 76;
 constexpr unsigned kStreamNonBlocking = 1;
+constexpr unsigned kEventBlockingSync = 1;
+constexpr unsigned kEventDisableTiming = 2;
+constexpr Result kNotReady = 600;
+constexpr unsigned kHostPortable = 1;   // pinned for every context
+constexpr unsigned kHostDeviceMap = 2;  // and with an address for the GPU
+constexpr int kPointerMemoryType = 2;
+constexpr int kPointerDevice = 9;
 
 constexpr const char* kNoGpu = "no NVIDIA GPU can be used here: ";
 constexpr const char* kAdvice =
     ": check the driver with nvidia-smi, or open the .onnx file on the CPU";
+
+// Tells the core that this is a loop of waiting.
+void pause_core() noexcept {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
 
 std::string error_text(const Driver& driver, Result result) {
   const char* name = nullptr;
@@ -61,14 +78,13 @@ Driver load() {
   return driver;
 }
 
-// For destructors: an error has nobody to go to, and the rest must still be released.
-template <typename Release>
-void release_in(const Context& context, Release release) noexcept {
-  const Driver& driver = context.driver();
-  const bool pushed = driver.cuCtxPushCurrent_v2(context.handle()) == 0;
-  release(driver);
-  ContextHandle popped = nullptr;
-  if (pushed) driver.cuCtxPopCurrent_v2(&popped);
+std::shared_ptr<std::atomic<unsigned>> resets_of(int device) {
+  static std::mutex mutex;
+  static std::map<int, std::shared_ptr<std::atomic<unsigned>>> counts;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto& count = counts[device];
+  if (!count) count = std::make_shared<std::atomic<unsigned>>(0);
+  return count;
 }
 
 int attribute(const Driver& driver, int which, DeviceHandle device) {
@@ -87,9 +103,11 @@ const Driver& Driver::open() {
   return *opened;
 }
 
+std::string Driver::text(Result result) const { return error_text(*this, result); }
+
 void Driver::check(Result result, const char* doing) const {
   if (result == 0) return;
-  throw DeviceError(std::string(doing) + " failed with " + error_text(*this, result) +
+  throw DeviceError(std::string(doing) + " failed with " + text(result) +
                     (result == kOutOfMemory
                          ? ": close other programs that use the GPU, or take a smaller model"
                          : ": open the model again, and check the GPU with nvidia-smi"));
@@ -129,15 +147,60 @@ Device device_at(int index) {
   return device;
 }
 
-Context::Context(int device_index) : device_(device_at(device_index)), driver_(Driver::open()) {
+Context::Context(int device_index)
+    : device_(device_at(device_index)),
+      driver_(Driver::open()),
+      all_resets_(resets_of(device_index)) {
   driver_.check(driver_.cuDeviceGet(&ordinal_, device_index), "opening a GPU");
+  const std::lock_guard<std::mutex> lock(capture_mutex());
+  retain();
+  try {
+    if (!works()) reset();
+  } catch (...) {
+    driver_.cuDevicePrimaryCtxRelease_v2(ordinal_);
+    throw;
+  }
+}
+
+void Context::reset() {
+  // Broken by an earlier error of this process: nothing of it is of use to anybody.
+  const Result result = driver_.cuDevicePrimaryCtxReset_v2(ordinal_);
+  resets_ = ++*all_resets_;
+  driver_.check(result, "resetting the GPU after an error");
+  // The driver makes the context anew when it is retained: once more, and the first one given back.
   driver_.check(driver_.cuDevicePrimaryCtxRetain(&handle_, ordinal_),
                 "creating a context on the GPU");
+  driver_.cuDevicePrimaryCtxRelease_v2(ordinal_);
+  if (works()) return;
+  throw DeviceError("the GPU " + device_.name +
+                    " does not answer after an error and a reset: start this program again, and "
+                    "check the GPU with nvidia-smi");
+}
+
+void Context::retain() {
+  driver_.check(driver_.cuDevicePrimaryCtxRetain(&handle_, ordinal_),
+                "creating a context on the GPU");
+  resets_ = *all_resets_;
+}
+
+bool Context::works() const {
+  const Current current(*this);
+  return driver_.cuCtxSynchronize() == 0;
 }
 
 Context::~Context() { driver_.cuDevicePrimaryCtxRelease_v2(ordinal_); }
 
+std::mutex& capture_mutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
 Current::Current(const Context& context) : context_(context) {
+  if (context.lost()) {
+    throw DeviceError("the GPU " + context.device().name +
+                      " was reset after an error, and what this detector had there is gone: close "
+                      "it and open the model again");
+  }
   const Driver& driver = context.driver();
   driver.check(driver.cuCtxPushCurrent_v2(context.handle()), "making the GPU's context current");
 }
@@ -163,11 +226,68 @@ PinnedBuffer::PinnedBuffer(std::shared_ptr<const Context> context, std::size_t b
     : context_(std::move(context)), bytes_(bytes) {
   const Current current(*context_);
   const std::string doing = "allocating " + std::to_string(bytes) + " bytes of pinned memory";
-  context_->driver().check(context_->driver().cuMemHostAlloc(&data_, bytes, 0), doing.c_str());
+  context_->driver().check(
+      context_->driver().cuMemHostAlloc(&data_, bytes, kHostPortable | kHostDeviceMap),
+      doing.c_str());
 }
 
 PinnedBuffer::~PinnedBuffer() {
   release_in(*context_, [this](const Driver& driver) { driver.cuMemFreeHost(data_); });
+}
+
+Address device_address(const Context& context, const void* pinned) {
+  const Driver& driver = context.driver();
+  Address address = 0;
+  driver.check(driver.cuMemHostGetDevicePointer_v2(&address, const_cast<void*>(pinned), 0),
+               "asking for the GPU's address of pinned memory");
+  return address;
+}
+
+AddressKind address_kind(const Context& context, Address address) noexcept {
+  unsigned type = 0;
+  if (context.driver().cuPointerGetAttribute(&type, kPointerMemoryType, address) != 0) {
+    return AddressKind::kUnknown;
+  }
+  constexpr unsigned kHost = 1;
+  return type == kHost ? AddressKind::kPinnedHost : AddressKind::kDevice;
+}
+
+int address_device(const Context& context, Address address) noexcept {
+  int device = -1;
+  const Result result = context.driver().cuPointerGetAttribute(&device, kPointerDevice, address);
+  return result == 0 ? device : -1;
+}
+
+Event::Event(std::shared_ptr<const Context> context, Wait wait)
+    : context_(std::move(context)), wait_(wait) {
+  const Current current(*context_);
+  const unsigned flags = kEventDisableTiming | (wait == Wait::kBlock ? kEventBlockingSync : 0U);
+  context_->driver().check(context_->driver().cuEventCreate(&event_, flags),
+                           "creating a CUDA event");
+}
+
+Event::~Event() {
+  release_in(*context_, [this](const Driver& driver) { driver.cuEventDestroy_v2(event_); });
+}
+
+Result Event::record(Stream stream) noexcept {
+  return context_->driver().cuEventRecord(event_, stream);
+}
+
+void Event::hold(Stream stream) {
+  const Driver& driver = context_->driver();
+  driver.check(driver.cuStreamWaitEvent(stream, event_, 0), "waiting for another stream");
+}
+
+void Event::wait() {
+  const Driver& driver = context_->driver();
+  Result result = 0;
+  if (wait_ == Wait::kBlock) {
+    result = driver.cuEventSynchronize(event_);
+  } else {
+    while ((result = driver.cuEventQuery(event_)) == kNotReady) pause_core();
+  }
+  driver.check(result, "the work on the GPU");
 }
 
 OwnedStream::OwnedStream(std::shared_ptr<const Context> context) : context_(std::move(context)) {
@@ -183,15 +303,15 @@ OwnedStream::~OwnedStream() {
   });
 }
 
-void OwnedStream::upload(const DeviceBuffer& to, const PinnedBuffer& from) {
+void OwnedStream::upload(Address to, const void* from, std::size_t bytes) {
   const Driver& driver = context_->driver();
-  driver.check(driver.cuMemcpyHtoDAsync_v2(to.address(), from.data(), from.bytes(), stream_),
+  driver.check(driver.cuMemcpyHtoDAsync_v2(to, from, bytes, stream_),
                "copying the input to the GPU");
 }
 
-void OwnedStream::download(const PinnedBuffer& to, const DeviceBuffer& from) {
+void OwnedStream::download(void* to, Address from, std::size_t bytes) {
   const Driver& driver = context_->driver();
-  driver.check(driver.cuMemcpyDtoHAsync_v2(to.data(), from.address(), to.bytes(), stream_),
+  driver.check(driver.cuMemcpyDtoHAsync_v2(to, from, bytes, stream_),
                "copying the output from the GPU");
 }
 
@@ -206,6 +326,6 @@ void OwnedStream::synchronize() {
   context_->driver().check(context_->driver().cuStreamSynchronize(stream_), "the work on the GPU");
 }
 
-void OwnedStream::drain() noexcept { context_->driver().cuStreamSynchronize(stream_); }
+bool OwnedStream::drain() noexcept { return context_->driver().cuStreamSynchronize(stream_) == 0; }
 
 }  // namespace agp_edge::cuda

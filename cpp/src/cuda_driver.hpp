@@ -8,9 +8,11 @@
 // Blocks   synchronize() until the stream's work is done.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "agp_edge/engine.hpp"
@@ -132,6 +134,8 @@ struct Driver {
   // stays open until the process ends. Throws DeviceError: no driver, or it does not start.
   static const Driver& open();
 
+  std::string text(Result result) const;  // "CUDA_ERROR_X (text)"
+
   // Throws DeviceError "<doing> failed with CUDA_ERROR_X (text)" unless `result` is 0.
   void check(Result result, const char* doing) const;
 };
@@ -151,8 +155,13 @@ struct Device {
 Device device_at(int index);
 
 // The device's primary context, the one that CUDA's runtime and TensorRT use too.
+//
+// After some errors (an illegal address, a kernel that fails) every call of that context fails, in
+// the whole process. The constructor then resets the device, and whoever used the old context is
+// left with one that is lost(): what it owned is gone, its releases do nothing.
 class Context {
  public:
+  // Throws DeviceError.
   explicit Context(int device_index);
   ~Context();
   Context(const Context&) = delete;
@@ -161,15 +170,26 @@ class Context {
   const Driver& driver() const noexcept { return driver_; }
   const Device& device() const noexcept { return device_; }
   ContextHandle handle() const noexcept { return handle_; }
+  bool lost() const noexcept { return resets_ != *all_resets_; }
 
  private:
+  void retain();
+  bool works() const;
+  void reset();
+
   Device device_;
   const Driver& driver_;
   DeviceHandle ordinal_ = 0;
   ContextHandle handle_ = nullptr;
+  std::shared_ptr<std::atomic<unsigned>> all_resets_;  // of the device, in this process
+  unsigned resets_ = 0;                                // when this object was made
 };
 
-// Makes a context current on this thread until the end of the scope.
+// Held while a stream captures: a reset of the device would meet it half way.
+std::mutex& capture_mutex();
+
+// Makes a context current on this thread until the end of the scope. Throws DeviceError, also where
+// the context is lost.
 class Current {
  public:
   explicit Current(const Context& context);
@@ -180,6 +200,19 @@ class Current {
  private:
   const Context& context_;
 };
+
+// For destructors: an error has nobody to go to, and the rest must still be released.
+template <typename Release>
+void release_in(const Context& context, Release release) noexcept {
+  if (context.lost()) return;
+  const Driver& driver = context.driver();
+  // The first call may only report what an earlier launch did.
+  const bool pushed = driver.cuCtxPushCurrent_v2(context.handle()) == 0 ||
+                      driver.cuCtxPushCurrent_v2(context.handle()) == 0;
+  release(driver);
+  ContextHandle popped = nullptr;
+  if (pushed) driver.cuCtxPopCurrent_v2(&popped);
+}
 
 class DeviceBuffer {
  public:
@@ -198,7 +231,8 @@ class DeviceBuffer {
   Address address_ = 0;
 };
 
-// Page-locked host memory: the only kind that is copied without waiting.
+// Page-locked host memory: the only kind that is copied without waiting. The GPU can read it where
+// it is, which pays where both share one memory.
 class PinnedBuffer {
  public:
   PinnedBuffer(std::shared_ptr<const Context> context, std::size_t bytes);
@@ -215,6 +249,34 @@ class PinnedBuffer {
   void* data_ = nullptr;
 };
 
+// The GPU's address of pinned memory. Its context is current. Throws DeviceError.
+Address device_address(const Context& context, const void* pinned);
+
+// What the driver knows of an address. The context is current.
+enum class AddressKind : std::uint8_t { kUnknown, kPinnedHost, kDevice };  // unknown: pageable
+AddressKind address_kind(const Context& context, Address address) noexcept;
+int address_device(const Context& context, Address address) noexcept;  // -1: unknown
+
+// A mark in a stream, for another stream or for the host to wait at. Functions need its context to
+// be current, and throw DeviceError.
+class Event {
+ public:
+  // kSpin: wait() asks until the work is done; kBlock: it sleeps.
+  explicit Event(std::shared_ptr<const Context> context, Wait wait = Wait::kSpin);
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  Result record(Stream stream) noexcept;  // the driver's answer: the stream may be a stranger's
+  void hold(Stream stream);               // until what was recorded is done
+  void wait();                            // the host, until what was recorded is done
+
+ private:
+  std::shared_ptr<const Context> context_;
+  Wait wait_;
+  EventHandle event_ = nullptr;
+};
+
 // A stream that does not wait for the legacy default stream. Its functions need its context to be
 // current, and throw DeviceError.
 class OwnedStream {
@@ -225,11 +287,14 @@ class OwnedStream {
   OwnedStream& operator=(const OwnedStream&) = delete;
 
   Stream get() const noexcept { return stream_; }
-  void upload(const DeviceBuffer& to, const PinnedBuffer& from);
-  void download(const PinnedBuffer& to, const DeviceBuffer& from);
+  // Host memory is pinned.
+  void upload(Address to, const void* from, std::size_t bytes);
+  void download(void* to, Address from, std::size_t bytes);
   void fill(const DeviceBuffer& buffer, std::uint32_t word);  // bytes() is a multiple of 4
   void synchronize();
-  void drain() noexcept;  // waits as synchronize() does, for those who report another error
+  // Waits as synchronize() does, for those who report another error. False: the GPU's context does
+  // not work any more.
+  bool drain() noexcept;
 
  private:
   std::shared_ptr<const Context> context_;

@@ -89,6 +89,14 @@ PreprocessRecipe recipe_from(const Manifest& manifest, const DetectorOptions& op
   return recipe;
 }
 
+PipelineOptions pipeline_options(const DetectorOptions& options) {
+  PipelineOptions pipeline;
+  pipeline.threads = options.threads;
+  pipeline.wait = options.wait;
+  pipeline.geometries = options.geometries;
+  return pipeline;
+}
+
 void check_name(const Engine& engine, const std::vector<TensorSpec>& tensors,
                 const std::string& expected, const char* role) {
   // Pipeline refuses any other number of tensors, and says so better.
@@ -119,7 +127,7 @@ struct Detector::Impl {
         decision(decision_from(manifest, options)),
         calibration_tail(tail_from(manifest, options)),
         pipeline(std::move(engine), recipe_from(manifest, options), manifest.postprocess,
-                 options.threads) {
+                 pipeline_options(options)) {
     const Engine& used = pipeline.engine();
     check_name(used, used.inputs(), manifest.input_name, "input");
     check_name(used, used.outputs(), manifest.output_name, "output");

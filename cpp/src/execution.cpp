@@ -60,12 +60,12 @@ class DeviceExecution final : public Execution {
   void run() override {
     const cuda::Current current(*context_);
     try {
-      stream_.upload(device_input_, input_);
+      stream_.upload(device_input_.address(), input_.data(), input_.bytes());
       stream_.fill(device_output_, unwritten_);
       const void* const in[] = {device_input_.pointer()};
       void* const out[] = {device_output_.pointer()};
       engine_->enqueue(stream_.get(), in, out);
-      stream_.download(output_, device_output_);
+      stream_.download(output_.data(), device_output_.address(), output_.bytes());
     } catch (...) {
       stream_.drain();  // what was enqueued still reads and writes the buffers
       throw;

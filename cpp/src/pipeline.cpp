@@ -1,23 +1,16 @@
 #include "agp_edge/pipeline.hpp"
 
 #include <atomic>
-#include <chrono>
 #include <mutex>
 #include <thread>
 #include <utility>
 
 #include "agp_edge/error.hpp"
-#include "execution.hpp"
+#include "frame_path.hpp"
 #include "tensor_text.hpp"
 
 namespace agp_edge {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double milliseconds(Clock::time_point from, Clock::time_point to) {
-  return std::chrono::duration<double, std::milli>(to - from).count();
-}
 
 // Who is inside score(): a second call of the same thread would wait for itself for ever.
 class Turn {
@@ -65,25 +58,27 @@ void check_tensor(const Engine& engine, const std::vector<TensorSpec>& tensors, 
 
 struct Pipeline::Impl {
   Impl(std::shared_ptr<Engine> used, const PreprocessRecipe& pre, const PostprocessRecipe& post,
-       int threads)
-      : engine(std::move(used)), preprocessor(pre, threads), postprocessor(post) {
+       const PipelineOptions& options)
+      : engine(std::move(used)) {
     check_tensor(*engine, engine->inputs(), "input", {1, 3, pre.height, pre.width});
     check_tensor(*engine, engine->outputs(), "output", {1, 1, post.grid_height, post.grid_width});
-    execution = make_execution(engine);
+    path = make_cpu_path(engine, pre, post, options.threads);
   }
 
   std::mutex mutex;
   std::atomic<std::thread::id> owner{std::thread::id()};
   std::shared_ptr<Engine> engine;
-  Preprocessor preprocessor;
-  Postprocessor postprocessor;
-  std::unique_ptr<Execution> execution;
+  std::unique_ptr<FramePath> path;
 };
 
 Pipeline::Pipeline(std::shared_ptr<Engine> engine, const PreprocessRecipe& preprocess,
-                   const PostprocessRecipe& postprocess, int threads) {
+                   const PostprocessRecipe& postprocess, const PipelineOptions& options) {
   if (!engine) throw ModelError("the pipeline was given no engine, open one first");
-  impl_ = std::make_unique<Impl>(std::move(engine), preprocess, postprocess, threads);
+  if (options.geometries < 1) {
+    throw ModelError("the number of frame geometries to keep is " +
+                     std::to_string(options.geometries) + ", 1 or more is expected");
+  }
+  impl_ = std::make_unique<Impl>(std::move(engine), preprocess, postprocess, options);
 }
 
 Pipeline::~Pipeline() = default;
@@ -92,23 +87,8 @@ Result Pipeline::score(const Frame& frame, const Decision& decision) {
   const auto start = Clock::now();
   const Turn turn(impl_->mutex, impl_->owner);
   Result result;
-
-  const auto preprocess_start = Clock::now();
-  impl_->preprocessor.run(frame, impl_->execution->input());
-
-  const auto execute_start = Clock::now();
-  impl_->execution->run();
-
-  const auto postprocess_start = Clock::now();
-  const Rect& roi = impl_->preprocessor.recipe().roi;
-  const Rect view = roi.empty() ? Rect{0, 0, frame.width, frame.height} : roi;
-  impl_->postprocessor.run(impl_->execution->output(), view, decision, result);
-
-  const auto end = Clock::now();
-  result.latency.preprocess_ms = milliseconds(preprocess_start, execute_start);
-  result.latency.execute_ms = milliseconds(execute_start, postprocess_start);
-  result.latency.postprocess_ms = milliseconds(postprocess_start, end);
-  result.latency.total_ms = milliseconds(start, end);
+  impl_->path->score(frame, decision, result);
+  result.latency.total_ms = milliseconds(start, Clock::now());
   return result;
 }
 

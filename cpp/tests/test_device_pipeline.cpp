@@ -11,6 +11,7 @@
 #include "check.hpp"
 #include "cuda_driver.hpp"
 #include "fakes/fake_cuda.hpp"
+#include "frame_path.hpp"
 
 namespace {
 
@@ -65,13 +66,28 @@ std::shared_ptr<Engine> engine_of(BlockMean& mean, Memory memory) {
       &BlockMean::enqueue, &mean, nullptr, memory);
 }
 
-std::unique_ptr<Pipeline> pipeline_of(BlockMean& mean) {
+// The stages on the CPU, as in a build without CUDA kernels.
+class CpuStages {
+ public:
+  explicit CpuStages(std::unique_ptr<FramePath> path) : path_(std::move(path)) {}
+  Result score(const Frame& frame, const Decision& decision) {
+    Result result;
+    path_->score(frame, decision, result);
+    return result;
+  }
+
+ private:
+  std::unique_ptr<FramePath> path_;
+};
+
+std::unique_ptr<CpuStages> pipeline_of(BlockMean& mean) {
   PreprocessRecipe preprocess;
   preprocess.height = preprocess.width = kSide;
   PostprocessRecipe postprocess;
   postprocess.grid_height = postprocess.grid_width = kGrid;
   postprocess.map_height = postprocess.map_width = kSide;
-  return std::make_unique<Pipeline>(engine_of(mean, Memory::kDevice), preprocess, postprocess, 1);
+  return std::make_unique<CpuStages>(
+      make_cpu_path(engine_of(mean, Memory::kDevice), preprocess, postprocess, 1));
 }
 
 struct Picture {
@@ -217,7 +233,7 @@ TEST(device_that_is_not_there) {
   PostprocessRecipe postprocess;
   postprocess.grid_height = postprocess.grid_width = kGrid;
   postprocess.map_height = postprocess.map_width = kSide;
-  CHECK_THROWS(Pipeline(engine, preprocess, postprocess, 1), DeviceError,
+  CHECK_THROWS(Pipeline(engine, preprocess, postprocess), DeviceError,
                "the GPU 3 was asked for, 0 to 0 are there");
   setenv("AGP_EDGE_FAKE_CUDA_DEVICES", "0", 1);
   CHECK_THROWS(cuda::device_at(0), DeviceError, "lists no device");

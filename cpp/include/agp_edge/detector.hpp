@@ -27,7 +27,9 @@ struct DetectorOptions {
   int min_area = 0;              // anomaly-map pixels
   std::vector<Polygon> ignored;  // don't-care areas, frame pixels; see Decision
   std::uint8_t outputs = kAll;
-  int threads = 0;  // of the CPU stages and the engine; 0: chosen
+  int threads = 0;          // of the CPU stages and the engine; 0: chosen
+  Wait wait = Wait::kSpin;  // for a GPU
+  int geometries = 4;       // see PipelineOptions
 };
 
 class Detector {

@@ -11,16 +11,10 @@
 #include <string>
 #include <vector>
 
+#include "agp_edge/memory.hpp"
 #include "agp_edge/tensor.hpp"
 
-struct CUstream_st;  // cudaStream_t points here; CUDA itself stays out of this header
-
 namespace agp_edge {
-
-using Stream = CUstream_st*;  // null where memory() is kHost
-
-// Where the addresses that enqueue() takes are.
-enum class Memory : std::uint8_t { kHost, kDevice };
 
 class Engine {
  public:
@@ -41,6 +35,10 @@ class Engine {
 
   // `in` and `out` hold one address per inputs() and outputs(), in that order. The pipeline calls
   // with the same addresses every time, so an engine may bind them once and only check afterwards.
+  // `stream` is null where memory() is kHost. Where it is kDevice the call may be recorded: the
+  // stream captures, and what the call puts there is replayed for later frames without a call. An
+  // engine that cannot be recorded throws, or makes a CUDA call that is refused then; it is called
+  // for every frame instead.
   // Throws ModelError or DeviceError.
   virtual void enqueue(Stream stream, const void* const* in, void* const* out) = 0;
 };

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "agp_edge/memory.hpp"
+
 namespace agp_edge {
 
 // What lies in memory, by GenICam's names in lower case. The values are brought to 8-bit pixel
@@ -79,6 +81,11 @@ struct Frame {
   int width = 0;
   std::size_t row_pitch = 0;
   PixelFormat format = PixelFormat::kBgr8;
+  Memory memory = Memory::kHost;  // where `data` points
+  int device = 0;                 // kDevice: index of the GPU
+  // kDevice: the stream whose work so far makes the pixels; the GPU waits for it, the caller does
+  // not. Null: they are there. CUDA's names of the default streams are 1 (legacy), 2 (per thread).
+  Stream stream = nullptr;
 
   // Throws FrameError: null data, or what validate_geometry() refuses.
   void validate() const;

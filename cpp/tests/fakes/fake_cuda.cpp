@@ -66,23 +66,31 @@ void* map_device_memory(std::size_t bytes) {
 }
 
 // What a context takes with it when it goes.
+template <typename Key, typename Value, typename DeviceOf, typename Release>
+void take_all(std::map<Key, Value>& all, int device, DeviceOf device_of, Release release) {
+  for (auto each = all.begin(); each != all.end();) {
+    if (device_of(each->second) != device) {
+      ++each;
+      continue;
+    }
+    release(*each);
+    each = all.erase(each);
+  }
+}
+
 void destroy_all_of(const Context& context) {
-  for (auto block = state().device.begin(); block != state().device.end();) {
-    if (block->second.device != context.device) {
-      ++block;
-      continue;
-    }
-    munmap(pointer_to(block->first), block->second.bytes);
-    block = state().device.erase(block);
-  }
-  for (auto block = state().pinned.begin(); block != state().pinned.end();) {
-    if (block->second.device != context.device) {
-      ++block;
-      continue;
-    }
-    std::free(pointer_to(block->first));
-    block = state().pinned.erase(block);
-  }
+  const auto of_block = [](const Block& block) { return block.device; };
+  const auto itself = [](int device) { return device; };
+  const auto drop = [](const auto& each) { delete each.first; };
+  take_all(state().device, context.device, of_block,
+           [](const auto& each) { munmap(pointer_to(each.first), each.second.bytes); });
+  take_all(state().pinned, context.device, of_block,
+           [](const auto& each) { std::free(pointer_to(each.first)); });
+  take_all(state().streams, context.device, itself, drop);
+  take_all(state().events, context.device, itself, drop);
+  take_all(state().modules, context.device, itself, drop);
+  take_all(state().graphs, context.device, itself, drop);
+  take_all(state().execs, context.device, itself, drop);
 }
 
 }  // namespace
@@ -102,7 +110,13 @@ FAKE_API int fake_cuda_has_context() { return context_stack().empty() ? 0 : 1; }
 
 FAKE_API int fake_cuda_calls(const char* function) {
   FAKE_ENTER;
-  return state().calls[function];
+  const auto found = state().calls.find(function);
+  return found == state().calls.end() ? 0 : found->second;
+}
+
+FAKE_API const char* fake_cuda_failed() {
+  FAKE_ENTER;
+  return state().failed;
 }
 
 FAKE_API void fake_cuda_forget_calls() {
@@ -200,10 +214,13 @@ FAKE_API Result cuDevicePrimaryCtxRetain(Context** context, int device) {
 
 FAKE_API Result cuDevicePrimaryCtxRelease_v2(int device) {
   FAKE_ENTER;
-  FAIL_IF_CHOSEN(kInvalidContext);
   Context& context = state().contexts[device];
   if (context.retained == 0) std::abort();  // released more often than retained
-  if (--context.retained == 0) context.broken = false;
+  if (--context.retained == 0 && context.broken) {
+    destroy_all_of(context);
+    context.broken = false;
+  }
+  FAIL_IF_CHOSEN(kIllegalAddress);  // an earlier kernel's failure, as the driver reports them
   return kSuccess;
 }
 
@@ -225,10 +242,10 @@ FAKE_API Result cuCtxPushCurrent_v2(Context* context) {
 
 FAKE_API Result cuCtxPopCurrent_v2(Context** context) {
   FAKE_ENTER;
-  FAIL_IF_CHOSEN(kInvalidContext);
   if (context_stack().empty()) return kInvalidContext;
   *context = context_stack().back();
   context_stack().pop_back();
+  FAIL_IF_CHOSEN(kIllegalAddress);
   return kSuccess;
 }
 
@@ -267,7 +284,7 @@ FAKE_API Result cuMemFree_v2(Address address) {
   if (block == state().device.end()) std::abort();
   munmap(pointer_to(address), block->second.bytes);
   state().device.erase(block);
-  FAIL_IF_CHOSEN(kIllegalAddress);  // an earlier kernel's failure, as the driver reports them
+  FAIL_IF_CHOSEN(kIllegalAddress);
   return fake_cuda::usable_context();
 }
 
@@ -328,7 +345,7 @@ FAKE_API Result cuStreamCreate(Stream** stream, unsigned flags) {
   NEEDS_CONTEXT;
   *stream = new Stream;
   (*stream)->waits_for_legacy = flags == 0;
-  state().streams[*stream] = 1;
+  state().streams[*stream] = fake_cuda::current_device();
   return kSuccess;
 }
 
@@ -374,7 +391,7 @@ FAKE_API Result cuEventCreate(Event** event, unsigned flags) {
   NEEDS_CONTEXT;
   *event = new Event;
   (*event)->blocking = (flags & 1U) != 0;
-  state().events[*event] = 1;
+  state().events[*event] = fake_cuda::current_device();
   return kSuccess;
 }
 

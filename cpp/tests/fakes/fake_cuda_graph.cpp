@@ -93,7 +93,7 @@ FAKE_API Result cuModuleLoadData(Module** module, const void* image) {
   NOT_WHILE_CAPTURING;
   if (image == nullptr) return kInvalidValue;
   *module = new Module;
-  state().modules[*module] = 1;
+  state().modules[*module] = fake_cuda::current_device();
   return kSuccess;
 }
 
@@ -157,6 +157,13 @@ FAKE_API Result cuStreamBeginCapture_v2(void* handle, int mode) {
   return kSuccess;
 }
 
+FAKE_API Result cuStreamIsCapturing(void* handle, int* status) {
+  FAKE_ENTER;
+  FAIL_IF_CHOSEN(kInvalidValue);
+  *status = stream_of(handle).captured ? 1 : 0;
+  return kSuccess;
+}
+
 FAKE_API Result cuStreamEndCapture(void* handle, Graph** graph) {
   FAKE_ENTER;
   *graph = nullptr;
@@ -168,7 +175,7 @@ FAKE_API Result cuStreamEndCapture(void* handle, Graph** graph) {
   NEEDS_CONTEXT;
   if (stream.invalidated) return fake_cuda::kCaptureInvalidated;
   *graph = new Graph(std::move(*captured));
-  state().graphs[*graph] = 1;
+  state().graphs[*graph] = fake_cuda::current_device();
   return kSuccess;
 }
 
@@ -182,7 +189,7 @@ FAKE_API Result cuGraphInstantiateWithFlags(Exec** exec, Graph* graph, unsigned 
     (*exec)->index[node.get()] = (*exec)->works.size();
     (*exec)->works.push_back(node->work);
   }
-  state().execs[*exec] = 1;
+  state().execs[*exec] = fake_cuda::current_device();
   return kSuccess;
 }
 

@@ -75,9 +75,15 @@ std::vector<Context*>& context_stack() {
   return stack;
 }
 
+int current_device() { return context_stack().back()->device; }
+
 bool should_fail(const char* function) {
-  const int call = ++state().calls[function];
-  const int any = ++state().calls["*"];
+  const auto count = [](const char* name) {
+    const auto found = state().calls.find(name);
+    return found != state().calls.end() ? ++found->second : (state().calls[name] = 1);
+  };
+  const int call = count(function);
+  const int any = count("*");
   const char* chosen = std::getenv("AGP_EDGE_FAKE_CUDA_FAIL");
   if (chosen == nullptr) return false;
   const std::string text = chosen;
@@ -85,8 +91,9 @@ bool should_fail(const char* function) {
   const std::string name = text.substr(0, colon);
   const int which = colon == std::string::npos ? 1 : std::atoi(text.c_str() + colon + 1);
   if ((name != function || call != which) && (name != "*" || any != which)) return false;
-  if (text.find(":sticky") != std::string::npos && !context_stack().empty()) {
-    context_stack().back()->broken = true;
+  state().failed = function;
+  if (text.find(":sticky") != std::string::npos) {
+    for (auto& [device, context] : state().contexts) context.broken = context.retained > 0;
   }
   return true;
 }

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -103,15 +104,17 @@ struct State {
   std::map<int, Context> contexts;
   std::map<Address, Block> device;
   std::map<Address, Block> pinned;
+  // Each with its device.
   std::map<Stream*, int> streams;
   std::map<Event*, int> events;
   std::map<Module*, int> modules;
   std::map<Graph*, int> graphs;
   std::map<Exec*, int> execs;
-  std::map<std::string, int> calls;
-  Stream legacy;      // the handles 0 and 1
-  Stream per_thread;  // the handle 2
-  int unlocked = 0;   // while work runs, device memory can be touched
+  std::map<std::string, int, std::less<>> calls;
+  const char* failed = "";  // the last function that was made to fail
+  Stream legacy;            // the handles 0 and 1
+  Stream per_thread;        // the handle 2
+  int unlocked = 0;         // while work runs, device memory can be touched
 };
 
 State& state();
@@ -127,6 +130,7 @@ Result usable_context();
 bool inside(const std::map<Address, Block>& blocks, Address at, std::size_t bytes);
 
 Stream& stream_of(void* handle);
+int current_device();  // of the context that is current
 
 // In the thread that captures, calls that could wait for other streams are refused, and end it.
 Result refuse_while_capturing();
