@@ -89,6 +89,11 @@ class Block(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, width) -> (B, N, width)."""
         query, key, value = self._heads(tokens)
+        if torch.onnx.is_in_onnx_export():
+            # as TensorRT fuses it: the exporter would put half of the scale on each side
+            scale = query.shape[-1] ** -0.5
+            weights = ((query * scale) @ key.transpose(-2, -1)).softmax(-1)
+            return self._mixed(tokens, weights @ value)
         return self._mixed(tokens, functional.scaled_dot_product_attention(query, key, value))
 
     def forward_with_attention(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

