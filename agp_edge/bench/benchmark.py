@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     # Around each load: its name, how long it lasts, and what is recorded.
     Watch = Callable[[str, float, Recorder], AbstractContextManager[object]]
 
-__all__ = ["Benchmark", "Plan", "run_benchmark"]
+__all__ = ["Benchmark", "Plan", "decision_threshold", "run_benchmark"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,8 @@ class Benchmark:
 
     measurements: tuple[Measurement, ...]
     cold: dict[str, Any] | None
+    against: dict[str, Any] | None = None
+    """The table of `agp_edge.bench.against`."""
 
 
 def run_benchmark(
@@ -119,7 +121,7 @@ def run_benchmark(
     """
     system = system or System()
     record = provenance(system)  # before the load: its own is not the machine's
-    threshold = _threshold(model)
+    threshold = decision_threshold(model)
     cold = None
     if cold_runs:
         # the self-test is part of opening a model, and stays on
@@ -176,7 +178,7 @@ def run_benchmark(
     )
 
 
-def _threshold(model: str | os.PathLike[str]) -> float | None:
+def decision_threshold(model: str | os.PathLike[str]) -> float | None:
     """Nothing where the model or its site file decides; else one that makes no region."""
     site = read_site(model)
     if site is not None and site.threshold is not None:

@@ -45,6 +45,7 @@ def write_json(path: str | os.PathLike[str], benchmark: Benchmark) -> None:
         "warm_up": benchmark.warm_up.to_dict(),
         "peak_rss_at_load_bytes": benchmark.peak_rss_at_load,
         "cold": benchmark.cold,
+        "against": benchmark.against,
         "measurements": [measurement.to_dict() for measurement in benchmark.measurements],
     }
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -83,6 +84,7 @@ def read_benchmark(path: str | os.PathLike[str]) -> Benchmark:
             peak_rss_at_load=document["peak_rss_at_load_bytes"],
             measurements=tuple(Measurement.from_dict(part) for part in document["measurements"]),
             cold=document["cold"],
+            against=document["against"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"benchmark '{path}' is damaged ({error!r}): measure again") from error

@@ -11,6 +11,7 @@ from agp_edge.bench.statistics import frames_for_percentile
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from agp_edge.bench.against import SideBySide
     from agp_edge.bench.benchmark import Benchmark
     from agp_edge.bench.compare import LatencyComparison
     from agp_edge.bench.measurement import Measurement
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STAGE_NAMES",
+    "against_lines",
     "benchmark_lines",
     "cell",
     "comparison_lines",
@@ -199,3 +201,34 @@ def comparison_lines(comparison: LatencyComparison) -> Iterator[str]:
         yield f"no figure of B is slower beyond {margin:.0%}"
     if hidden:
         yield f"{len(hidden)} unresolved: the noise is larger than the difference; measure longer"
+
+
+def against_lines(table: SideBySide) -> Iterator[str]:
+    """What `agp-edge bench --against` prints, line by line."""
+    yield f"{table.rounds} rounds; in each every way scores the same frame, in random order"
+    head = f"{'ms':34}{'p50':>22}{'p99':>22}{'times ours':>11}   95 % interval"
+    yield head
+    for row in table.rows:
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        interval = row.ratio_interval
+        limits = "" if interval is None else f"   {interval[0]:.2f} to {interval[1]:.2f}"
+        yield (
+            f"{row.name:34}{cell(row.summary.at(50.0)):>22}{cell(row.summary.at(99.0)):>22}"
+            f"{ratio:>11}{limits}"
+        )
+    for row in table.rows:
+        if row.agrees is False:
+            yield (
+                f"{row.name}: scores differ by up to {row.score_difference:.1%} of ours: it does "
+                f"not do the same work{f' ({row.note})' if row.note else ''}"
+            )
+        elif row.score_difference is not None:
+            yield f"{row.name}: scores agree with ours within {row.score_difference:.2%}"
+    yield from table.left_out
+    if table.trtexec is not None:
+        latency, compute = table.trtexec["latency_ms"], table.trtexec["compute_ms"]
+        yield (
+            f"trtexec, network alone on synthetic tensors: host latency p50 {latency[0]:.3f} ms, "
+            f"p99 {latency[2]:.3f}; GPU compute p50 {compute[0]:.3f} ms; a run of its own, not "
+            "interleaved"
+        )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agp_edge.errors import Error
 
 if TYPE_CHECKING:
+    from agp_edge.bench.against import SideBySide
+    from agp_edge.bench.benchmark import Plan
     from agp_edge.bench.frames import Frames
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -83,6 +86,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUNS",
         help="also time new processes up to their first verdict (5 of them)",
     )
+    parser.add_argument(
+        "--against",
+        type=lambda text: tuple(text.split(",")),
+        default=(),
+        metavar="WAY,WAY",
+        help="compare with the same frames through onnxruntime, openvino (each with OpenCV), "
+        "trtexec, anomalib; all: what is installed",
+    )
+    parser.add_argument(
+        "--against-model",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a model that anomalib exported (.pt, .xml, .onnx); may be given again",
+    )
+    parser.add_argument(
+        "--warm-up", type=float, default=30.0, metavar="S", help="at most (default: 30)"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every sample to FILE")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the figures to FILE")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write a page with pictures")
@@ -100,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     from agp_edge.bench.benchmark import Plan, run_benchmark  # noqa: PLC0415  (NumPy and SciPy)
     from agp_edge.bench.display import live_display  # noqa: PLC0415
     from agp_edge.bench.document import write_csv, write_json  # noqa: PLC0415
-    from agp_edge.bench.text import benchmark_lines  # noqa: PLC0415
+    from agp_edge.bench.text import against_lines, benchmark_lines  # noqa: PLC0415
     from agp_edge.dependencies import require  # noqa: PLC0415
 
     modules = ("scipy.stats", "hdrh.histogram", *(["jinja2"] if args.html else []))
@@ -111,10 +132,18 @@ def run(args: argparse.Namespace) -> int:
         rate_hz=args.rate,
         deadline_ms=args.deadline,
         inflight=args.inflight,
+        warm_up_least_s=min(1.0, args.warm_up),
+        warm_up_limit_s=args.warm_up,
     )
+    frames = _frames(args)
+    table = _against(args, frames, plan) if args.against or args.against_model else None
+    if table is not None:
+        for line in against_lines(table):
+            print(line)
+        print()
     found = run_benchmark(
         args.model,
-        _frames(args),
+        frames,
         plan,
         cold_runs=args.cold,
         device=args.device,
@@ -122,6 +151,8 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         watch=live_display if sys.stderr.isatty() else None,
     )
+    if table is not None:
+        found = replace(found, against=table.to_dict())
     for line in benchmark_lines(found):
         print(line)
     if args.json is not None:
@@ -136,6 +167,21 @@ def run(args: argparse.Namespace) -> int:
         write_bench_report(args.html, found)
         print(f"page:    {args.html}")
     return 0
+
+
+def _against(args: argparse.Namespace, frames: Frames, plan: Plan) -> SideBySide:
+    from agp_edge.bench.against.run import run_against  # noqa: PLC0415  (other libraries)
+
+    return run_against(
+        args.model,
+        frames,
+        args.against or ("anomalib",),
+        models=args.against_model,
+        duration_s=plan.duration_s,
+        device=args.device,
+        engine=args.engine,
+        threads=args.threads,
+    )
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -21,7 +21,20 @@ def files(small_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     arguments = ["--size", "320x240", "--duration", "1.2", "--rate", "125", "--inflight", "1,2"]
     names = [f"--{kind}={folder / f'bench.{kind}'}" for kind in ("json", "csv", "html")]
-    assert main(["bench", str(small_model), *arguments, "--threads=1", "--cold=2", *names]) == 0
+    assert (
+        main(
+            [
+                "bench",
+                str(small_model),
+                *arguments,
+                "--threads=1",
+                "--cold=2",
+                "--warm-up=2",
+                *names,
+            ]
+        )
+        == 0
+    )
     return folder
 
 
