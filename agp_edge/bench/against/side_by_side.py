@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AGREEMENT", "Row", "SideBySide", "side_by_side"]
 
-# Relative to our score. Rounding the resized picture to 8 bits, as libraries do, moves a score by up
-# to 1 %; another resize moves it by 5 %.
+# Relative to our score. Rounding the resized picture to 8 bits, as libraries do, moves a score by
+# up to 1 %; another resize moves it by 5 %.
 AGREEMENT = 0.02
 # An engine with several threads spins for a while after each call, and would slow down the next
 # way: it gets this long to come to rest.
