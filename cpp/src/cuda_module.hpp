@@ -41,7 +41,7 @@ void launch(const Driver& driver, const LaunchParams& params, Stream stream, con
 
 // Copies `bytes` of ordinary host memory to the device and waits for the stream. Allocates: for
 // tables, outside of any capture. Its context is current. Throws DeviceError.
-void upload_table(const std::shared_ptr<const Context>& context, Stream stream,
-                  const DeviceBuffer& to, const void* from, std::size_t bytes);
+void upload_table(const std::shared_ptr<const Context>& context, Stream stream, Address to,
+                  const void* from, std::size_t bytes);
 
 }  // namespace agp_edge::cuda

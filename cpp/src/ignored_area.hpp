@@ -25,6 +25,9 @@ class IgnoredArea {
   bool empty() const noexcept { return mask_.empty(); }
   std::size_t counted() const noexcept { return counted_; }  // pixels that are not ignored
 
+  // (map_height, map_width), 1 where ignored; none when empty().
+  const std::vector<std::uint8_t>& mask() const noexcept { return mask_; }
+
   // The functions below ask for drawn polygons: !empty().
   float largest(const float* map) const noexcept;                  // of the counted pixels
   void copy_counted(const float* map, float* out) const noexcept;  // `counted()` values

@@ -2,11 +2,7 @@
 // ITU-R BT.601's 1.164, 2.018, -0.391, -0.813 and 1.596 times 2^20.
 #pragma once
 
-#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
-#define AGP_EDGE_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define AGP_EDGE_HOST_DEVICE inline __attribute__((always_inline))
-#endif
+#include "host_device.hpp"
 
 namespace agp_edge::nv12 {
 

@@ -5,50 +5,16 @@
 #include <functional>
 #include <limits>
 #include <memory>
-#include <string>
 #include <vector>
 
-#include "agp_edge/error.hpp"
 #include "agp_edge/postprocess.hpp"
 #include "ignored_area.hpp"
+#include "postprocess_recipe.hpp"
 #include "regions.hpp"
 #include "resize_weights.hpp"
 #include "smooth_cpu.hpp"
 
 namespace agp_edge {
-namespace {
-
-void check(const PostprocessRecipe& recipe) {
-  if (recipe.grid_height <= 0 || recipe.grid_width <= 0 || recipe.map_height <= 0 ||
-      recipe.map_width <= 0) {
-    throw ModelError("the model's output grid is " + std::to_string(recipe.grid_width) + " x " +
-                     std::to_string(recipe.grid_height) + " and its anomaly map " +
-                     std::to_string(recipe.map_width) + " x " + std::to_string(recipe.map_height) +
-                     "; expected every side to be at least 1: export the model again");
-  }
-  if (!std::isfinite(recipe.sigma) || recipe.sigma < 0) {
-    throw ModelError("the anomaly map's blur sigma is " + std::to_string(recipe.sigma) +
-                     "; expected a finite number of map pixels, 0 or more");
-  }
-  if (!(recipe.top_share > 0 && recipe.top_share <= 1)) {
-    throw ModelError("the score's top share is " + std::to_string(recipe.top_share) +
-                     "; expected a share above 0 and at most 1");
-  }
-}
-
-}  // namespace
-
-const char* to_string(ScoreRule rule) noexcept {
-  return rule == ScoreRule::kTopMean ? "top_mean" : "max";
-}
-
-ScoreRule score_rule_from(const std::string& name) {
-  for (ScoreRule rule : {ScoreRule::kMax, ScoreRule::kTopMean}) {
-    if (name == to_string(rule)) return rule;
-  }
-  throw ModelError("the score rule is \"" + name + "\"; expected \"max\" or \"top_mean\"");
-}
-
 struct Postprocessor::Impl {
   PostprocessRecipe recipe;
   const SmoothKernels& kernels = smooth_kernels();
@@ -81,10 +47,7 @@ void Postprocessor::Impl::check_finite(const float* grid) const {
   const std::size_t size = static_cast<std::size_t>(recipe.grid_height) * recipe.grid_width;
   std::size_t bad = 0;
   for (std::size_t i = 0; i < size; ++i) bad += std::isfinite(grid[i]) ? 0 : 1;
-  if (bad == 0) return;
-  throw ModelError("in the model's output, " + std::to_string(bad) + " of " + std::to_string(size) +
-                   " values are not finite (NaN or infinity); expected finite distances: export "
-                   "the model again, and build it with fp32 if fp16 overflows");
+  agp_edge::check_finite(recipe, bad);
 }
 
 float Postprocessor::Impl::fill_map(const float* grid, float* values) {
@@ -106,10 +69,7 @@ float Postprocessor::Impl::fill_map(const float* grid, float* values) {
 
 float Postprocessor::Impl::top_mean(const float* values) {
   const std::size_t size = ignored.empty() ? sorted.size() : ignored.counted();
-  const std::size_t count = std::clamp<std::size_t>(
-      static_cast<std::size_t>(
-          std::llround(static_cast<double>(recipe.top_share) * static_cast<double>(size))),
-      1, size);
+  const std::size_t count = top_count(recipe, size);
   if (ignored.empty()) {
     std::copy(values, values + size, sorted.begin());
   } else {

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -8,6 +7,7 @@
 #include "agp_edge/error.hpp"
 #include "agp_edge/preprocess.hpp"
 #include "format_lines.hpp"
+#include "preprocess_recipe.hpp"
 #include "resample_cpu.hpp"
 #include "resize_weights.hpp"
 #include "thread_pool.hpp"
@@ -20,60 +20,7 @@ namespace {
 constexpr std::size_t kBytesPerThread = std::size_t{4} << 20;
 constexpr int kMaxThreads = 8;
 
-std::string describe(const Rect& rect) {
-  return "(x " + std::to_string(rect.x) + ", y " + std::to_string(rect.y) + ", " +
-         std::to_string(rect.width) + " x " + std::to_string(rect.height) + ")";
-}
-
-void check(const PreprocessRecipe& recipe, int threads) {
-  if (recipe.height <= 0 || recipe.width <= 0) {
-    throw ModelError("the model's input is " + std::to_string(recipe.width) + " x " +
-                     std::to_string(recipe.height) +
-                     " pixels; expected both sides to be at least 1: export the model again");
-  }
-  for (int c = 0; c < 3; ++c) {
-    if (!std::isfinite(recipe.mean[c]) || !std::isfinite(recipe.stddev[c]) ||
-        recipe.stddev[c] <= 0) {
-      throw ModelError("the model's input channel " + std::to_string(c) + " has mean " +
-                       std::to_string(recipe.mean[c]) + " and standard deviation " +
-                       std::to_string(recipe.stddev[c]) +
-                       "; expected finite values and a deviation above 0: export the model again");
-    }
-  }
-  const Rect& roi = recipe.roi;
-  if (roi.empty() && (roi.x != 0 || roi.y != 0 || roi.width != 0 || roi.height != 0)) {
-    throw FrameError("the region of interest " + describe(roi) +
-                     " is empty; expected a width and a height of at least 1, or no region at all");
-  }
-  if (threads < 0) {
-    throw Error("the number of preprocessing threads is " + std::to_string(threads) +
-                "; expected 0 (chosen by the frame's size) or more");
-  }
-}
-
 }  // namespace
-
-const char* to_string(ResizeRule rule) noexcept {
-  return rule == ResizeRule::kArea ? "area" : "antialias";
-}
-
-ResizeRule resize_rule_from(const std::string& name) {
-  for (ResizeRule rule : {ResizeRule::kAntialias, ResizeRule::kArea}) {
-    if (name == to_string(rule)) return rule;
-  }
-  throw ModelError("the resize rule is \"" + name + "\"; expected \"antialias\" or \"area\"");
-}
-
-const char* to_string(ChannelOrder order) noexcept {
-  return order == ChannelOrder::kBgr ? "bgr" : "rgb";
-}
-
-ChannelOrder channel_order_from(const std::string& name) {
-  for (ChannelOrder order : {ChannelOrder::kRgb, ChannelOrder::kBgr}) {
-    if (name == to_string(order)) return order;
-  }
-  throw ModelError("the channel order is \"" + name + "\"; expected \"rgb\" or \"bgr\"");
-}
 
 struct Preprocessor::Impl {
   PreprocessRecipe recipe;
@@ -116,16 +63,7 @@ void Preprocessor::Impl::plan(const Frame& frame) {
       frame_red.x == red.x && frame_red.y == red.y) {
     return;
   }
-  Rect region = recipe.roi;
-  if (region.empty()) {
-    region = Rect{0, 0, frame.width, frame.height};
-  } else if (region.x < 0 || region.y < 0 || region.width > frame.width - region.x ||
-             region.height > frame.height - region.y) {
-    throw FrameError("the region of interest " + describe(region) +
-                     " does not lie inside the frame of " + std::to_string(frame.width) + " x " +
-                     std::to_string(frame.height) +
-                     " pixels: give a region for this camera's image size");
-  }
+  const Rect region = view_of(recipe, frame);
   frame_height = 0;  // until the tables below are all there
   view = region;
   layout = frame_layout;
@@ -204,7 +142,11 @@ void Preprocessor::Impl::rows(const Frame& frame, float* out, int begin, int end
 }
 
 Preprocessor::Preprocessor(const PreprocessRecipe& recipe, int threads) {
-  check(recipe, threads);
+  check(recipe);
+  if (threads < 0) {
+    throw Error("the number of preprocessing threads is " + std::to_string(threads) +
+                "; expected 0 (chosen by the frame's size) or more");
+  }
   impl_ = std::make_unique<Impl>();
   impl_->recipe = recipe;
   impl_->threads = threads;

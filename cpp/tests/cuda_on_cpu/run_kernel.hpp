@@ -2,7 +2,7 @@
 // driver. Threads of a block are fibers that change at __syncthreads(); blocks run one after the
 // other.
 //
-// Threads  one run() at a time in a process.
+// Threads  calls take turns.
 // Blocks   run() returns when every block is done.
 #pragma once
 
@@ -12,18 +12,24 @@
 
 namespace cuda_on_cpu {
 
+// Threads of a block between two barriers in the order of their numbers, or the other way round: a
+// kernel in which a barrier is missing gives two results.
+enum class Order { kForward, kBackward };
+void set_order(Order order);
+
 struct Kernel {
   std::string name;
   std::vector<std::size_t> parameter_bytes;  // of each parameter, in order
-  void (*call)(void** parameters);           // one thread
+
+  // A whole launch. `parameters`: address of each one, as cuLaunchKernel takes them; the addresses
+  // in them are ordinary pointers. Ends the program when there are no threads, more than a GPU
+  // takes, more shared memory than it has, or a barrier that some threads of a block never reach.
+  void (*run)(const unsigned* grid, const unsigned* block, unsigned shared_bytes,
+              void** parameters);
 };
 
-// Null where there is none of that name.
+// All of them, or the one of that name; null where there is none.
+const std::vector<Kernel>& kernels();
 const Kernel* find(const std::string& name);
-
-// `parameters`: address of each one, as cuLaunchKernel takes them; addresses inside are ordinary
-// pointers. Throws std::invalid_argument: no threads, or more than a GPU takes.
-void run(const Kernel& kernel, const unsigned grid[3], const unsigned block[3],
-         unsigned shared_bytes, void** parameters);
 
 }  // namespace cuda_on_cpu

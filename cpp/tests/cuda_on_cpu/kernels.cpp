@@ -1,0 +1,47 @@
+// The kernels themselves, and what cuLaunchKernel has to know of each.
+#include "../../src/preprocess_cuda.cu"
+#include "fibers.hpp"
+#include "run_kernel.hpp"
+
+namespace cuda_on_cpu {
+namespace {
+
+template <auto kFunction>
+struct Launcher;
+
+template <typename... Parameters, void (*kFunction)(Parameters...)>
+struct Launcher<kFunction> {
+  template <std::size_t... kIndices>
+  static void call(void** parameters, std::index_sequence<kIndices...>) {
+    kFunction(*static_cast<Parameters*>(parameters[kIndices])...);
+  }
+
+  static void run(const unsigned* grid, const unsigned* block, unsigned shared_bytes,
+                  void** parameters) {
+    launch(grid, block, shared_bytes,
+           [parameters] { call(parameters, std::index_sequence_for<Parameters...>()); });
+  }
+
+  static Kernel kernel(const char* name) { return {name, {sizeof(Parameters)...}, run}; }
+};
+
+#define AGP_EDGE_LISTED(name) Launcher<&agp_edge::kernel::name>::kernel(#name)
+
+}  // namespace
+
+const std::vector<Kernel>& kernels() {
+  static const auto* const all = new std::vector<Kernel>{
+      AGP_EDGE_LISTED(agp_edge_preprocess_colour8), AGP_EDGE_LISTED(agp_edge_preprocess_mono8),
+      AGP_EDGE_LISTED(agp_edge_preprocess_mono16),  AGP_EDGE_LISTED(agp_edge_preprocess_nv12),
+      AGP_EDGE_LISTED(agp_edge_preprocess_bayer8),  AGP_EDGE_LISTED(agp_edge_preprocess_bayer16)};
+  return *all;
+}
+
+const Kernel* find(const std::string& name) {
+  for (const Kernel& kernel : kernels()) {
+    if (kernel.name == name) return &kernel;
+  }
+  return nullptr;
+}
+
+}  // namespace cuda_on_cpu
