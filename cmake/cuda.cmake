@@ -2,11 +2,14 @@
 # architecture, and carried in the library as bytes. No CUDA library is linked: the driver loads them.
 #
 # AGP_EDGE_CUDA_ARCHITECTURES   "all" (default): every one that nvcc knows from 7.5 on, and the newest
-#                               as PTX for those to come; or a list, 87;90; the environment's variable
-#                               of that name is the default's default
+#                               as PTX for those to come; or a list, 87;90. An editable install takes
+#                               the oldest, whose PTX every GPU's driver can compile, for speed. The
+#                               environment's variable of that name changes the default.
 option(AGP_EDGE_CUDA "Build the CUDA kernels where nvcc is found" ON)
 if(DEFINED ENV{AGP_EDGE_CUDA_ARCHITECTURES})
   set(AGP_EDGE_CUDA_ARCHITECTURES_DEFAULT "$ENV{AGP_EDGE_CUDA_ARCHITECTURES}")
+elseif("${SKBUILD_STATE}" STREQUAL "editable")
+  set(AGP_EDGE_CUDA_ARCHITECTURES_DEFAULT "75")
 else()
   set(AGP_EDGE_CUDA_ARCHITECTURES_DEFAULT "all")
 endif()

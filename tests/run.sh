@@ -33,6 +33,14 @@ cmake --preset asan
 cmake --build --preset asan
 ctest --preset asan
 
+step "CUDA kernels, every architecture"
+if nvcc=$(PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin" command -v nvcc); then
+  cmake --preset cuda "-DAGP_EDGE_NVCC=$nvcc"
+  cmake --build --preset cuda
+else
+  echo "CUDA kernels: not compiled, nvcc was not found"
+fi
+
 step "Python tests"
 python -m pytest "$@"
 step "done"

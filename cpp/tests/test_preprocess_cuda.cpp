@@ -12,17 +12,22 @@
 #include "agp_edge/preprocess.hpp"
 #include "check.hpp"
 #include "cuda_on_cpu/run_kernel.hpp"
+#include "cuda_rig.hpp"
+#include "fakes/fake_cuda.hpp"
+#include "preprocess_cuda.hpp"
 #include "preprocess_plan.hpp"
 #include "preprocess_reference.hpp"
 
 namespace {
 
 using agp_edge::ChannelOrder;
+using agp_edge::DeviceError;
 using agp_edge::DType;
 using agp_edge::Frame;
 using agp_edge::FrameError;
 using agp_edge::PixelFormat;
 using agp_edge::PixelLayout;
+using agp_edge::PreprocessCuda;
 using agp_edge::Preprocessor;
 using agp_edge::PreprocessPlan;
 using agp_edge::PreprocessRecipe;
@@ -203,6 +208,48 @@ TEST(what_does_not_fit_is_refused) {
   PreprocessRecipe recipe = recipe_of(2, 2);
   recipe.roi = Rect{0, 0, 6001, 4};
   CHECK_THROWS(run(image.frame, recipe), FrameError, "does not lie inside the frame of 6000 x 4");
+}
+
+TEST(through_the_driver) {
+  {
+    CudaRig rig;
+    const PreprocessRecipe recipe = recipe_of(16, 24);
+    PreprocessCuda stage(rig.context, recipe, DType::kFloat32);
+    CHECK_THROWS(stage.launch(0, 0), DeviceError, "was not prepared");
+    const agp_edge::cuda::DeviceBuffer out(rig.context, 3 * 16 * 24 * sizeof(float));
+    for (PixelFormat format : reference::kAllFormats) {
+      const Image image(30, 46, format, 2, 8);
+      const Image other(30, 46, format, 2, 9);
+      Frame geometry = image.frame;
+      geometry.data = nullptr;
+      CHECK(stage.prepare(geometry, rig.stream.get()));
+      CHECK(!stage.prepare(geometry, rig.stream.get()));
+      const int allocations = fake_cuda::calls("cuMemAlloc_v2");
+      const agp_edge::cuda::DeviceBuffer first(rig.context, image.bytes.size());
+      const agp_edge::cuda::DeviceBuffer second(rig.context, other.bytes.size());
+      rig.write(first, image.bytes.data(), image.bytes.size());
+      rig.write(second, other.bytes.data(), other.bytes.size());
+      for (const auto& [buffer, frame] :
+           {std::pair{&first, &image.frame}, {&second, &other.frame}}) {
+        stage.enqueue(rig.stream.get(), buffer->address(), out.address());
+        const std::vector<char> bytes = rig.read(out.address(), out.bytes());
+        std::vector<float> values(bytes.size() / sizeof(float));
+        std::memcpy(values.data(), bytes.data(), bytes.size());
+        CHECK_NEAR(difference(values, run_on_cpu(*frame, recipe)), 0, kTolerance);
+      }
+      CHECK(fake_cuda::calls("cuMemAlloc_v2") == allocations + 2);  // this test's own
+    }
+    Frame bad = Image(30, 46, PixelFormat::kBgr8, 0, 1).frame;
+    bad.row_pitch = 5;
+    CHECK_THROWS(stage.prepare(bad, rig.stream.get()), FrameError, "row pitch is 5 bytes");
+    CHECK_THROWS(PreprocessCuda(rig.context, recipe_of(0, 4), DType::kFloat32),
+                 agp_edge::ModelError, "4 x 0");
+    for (const char* function : {"cuModuleLoadData", "cuDeviceGetAttribute"}) {
+      const fake_cuda::Failing failing(function, 1);
+      CHECK_THROWS(PreprocessCuda(rig.context, recipe, DType::kFloat32), DeviceError, "CUDA_ERROR");
+    }
+  }
+  CHECK(fake_cuda::live() == 0);
 }
 
 CHECK_MAIN()

@@ -1,4 +1,5 @@
 // The kernels themselves, and what cuLaunchKernel has to know of each.
+#include "../../src/postprocess_cuda.cu"
 #include "../../src/preprocess_cuda.cu"
 #include "fibers.hpp"
 #include "run_kernel.hpp"
@@ -30,10 +31,17 @@ struct Launcher<kFunction> {
 }  // namespace
 
 const std::vector<Kernel>& kernels() {
-  static const auto* const all = new std::vector<Kernel>{
-      AGP_EDGE_LISTED(agp_edge_preprocess_colour8), AGP_EDGE_LISTED(agp_edge_preprocess_mono8),
-      AGP_EDGE_LISTED(agp_edge_preprocess_mono16),  AGP_EDGE_LISTED(agp_edge_preprocess_nv12),
-      AGP_EDGE_LISTED(agp_edge_preprocess_bayer8),  AGP_EDGE_LISTED(agp_edge_preprocess_bayer16)};
+  static const auto* const all =
+      new std::vector<Kernel>{AGP_EDGE_LISTED(agp_edge_smooth),
+                              AGP_EDGE_LISTED(agp_edge_top_count),
+                              AGP_EDGE_LISTED(agp_edge_top_sum),
+                              AGP_EDGE_LISTED(agp_edge_finish),
+                              AGP_EDGE_LISTED(agp_edge_preprocess_colour8),
+                              AGP_EDGE_LISTED(agp_edge_preprocess_mono8),
+                              AGP_EDGE_LISTED(agp_edge_preprocess_mono16),
+                              AGP_EDGE_LISTED(agp_edge_preprocess_nv12),
+                              AGP_EDGE_LISTED(agp_edge_preprocess_bayer8),
+                              AGP_EDGE_LISTED(agp_edge_preprocess_bayer16)};
   return *all;
 }
 

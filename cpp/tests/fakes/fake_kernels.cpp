@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <utility>
 
+#include "run_kernel.hpp"
+
 namespace fake_cuda {
 namespace {
 
@@ -12,7 +14,13 @@ struct Entry {
 };
 
 std::map<std::string, Entry>& entries() {
-  static auto* const made = new std::map<std::string, Entry>;
+  static auto* const made = [] {
+    auto* const entries = new std::map<std::string, Entry>;
+    for (const cuda_on_cpu::Kernel& kernel : cuda_on_cpu::kernels()) {
+      (*entries)[kernel.name] = {kernel.parameter_bytes, kernel.run};
+    }
+    return entries;
+  }();
   return *made;
 }
 
