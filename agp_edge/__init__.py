@@ -13,6 +13,7 @@ library is loaded when a model is opened that needs it.
 
 from agp_edge.detector import Detector
 from agp_edge.errors import (
+    BusyError,
     DataError,
     DependencyError,
     DeviceError,
@@ -24,6 +25,7 @@ from agp_edge.manifest import read_manifest
 from agp_edge.result import Latency, Region, Result
 
 __all__ = [
+    "BusyError",
     "DataError",
     "DependencyError",
     "Detector",

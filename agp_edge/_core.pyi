@@ -122,6 +122,8 @@ class NativeLatency:
     """Milliseconds of the steady clock."""
 
     @property
+    def wait_ms(self) -> float: ...
+    @property
     def preprocess_ms(self) -> float: ...
     @property
     def execute_ms(self) -> float: ...
@@ -231,6 +233,8 @@ class CallableEngine(Engine):
             the CUDA device `device`, current during the call, which only puts its work on the
             stream.
         device: Index of the GPU.
+        clone: Gives another function like `function`, whose calls may run beside its own; None:
+            there is none, and frames in flight take turns.
 
     Raises:
         ModelError: an unknown dtype or memory, or a side below 1.
@@ -245,13 +249,20 @@ class CallableEngine(Engine):
         *,
         memory: str = "host",
         device: int = 0,
+        clone: Callable[[], Callable[[int, list[int], list[int]], object]] | None = None,
     ) -> None: ...
 
 def has_openvino() -> bool:
     """Whether the extension was built with OpenVINO's headers."""
 
 def open_openvino(
-    path: str, *, library_folder: str = "", threads: int = 0, content: Buffer | None = None
+    path: str,
+    *,
+    library_folder: str = "",
+    threads: int = 0,
+    streams: int = 1,
+    cpus: Sequence[int] = (),
+    content: Buffer | None = None,
 ) -> Engine:
     """Opens an ONNX file with OpenVINO on the CPU.
 
@@ -259,7 +270,9 @@ def open_openvino(
         path: The ONNX file.
         library_folder: Where libopenvino_c.so* is; empty: AGP_EDGE_OPENVINO_LIBS, then the
             system's search path.
-        threads: 0: OpenVINO chooses.
+        threads: 0: OpenVINO chooses, or one per given CPU.
+        streams: Frames that the engine's clones run at a time, at most one per core.
+        cpus: The only ones to use; none: as the process's.
         content: The file's bytes; None: the file is read.
 
     Raises:
@@ -298,6 +311,17 @@ def open_tensorrt(
         DependencyError: no module in this build, or no library that fits.
     """
 
+def place_this_thread(cpus: Sequence[int], priority: int) -> None:
+    """Pins the calling thread, and those that it starts, and makes it urgent.
+
+    Args:
+        cpus: The only ones to use; none: as it is.
+        priority: 1 to 99, SCHED_FIFO; 0: as it is.
+
+    Raises:
+        Error: not a CPU of this process, a priority out of range or not permitted.
+    """
+
 def p_value(n: int, scores: Sequence[float], score: float) -> float:
     """Conformal p-value: (1 + good parts with at least this score) / (n + 1), in (0, 1].
 
@@ -311,7 +335,7 @@ def p_value(n: int, scores: Sequence[float], score: float) -> float:
     """
 
 class Detector:
-    """A manifest and an engine; score() from any thread, calls take turns.
+    """A manifest and an engine; frames from any thread, in order of arrival.
 
     Args:
         manifest_json: The document.
@@ -327,10 +351,14 @@ class Detector:
             has no say in score, mask and regions.
         calibration_tail: n and the largest scores of n good parts, rising; None: the manifest's,
             unless `roi` or `ignored` make scores that it was not made of.
+        in_flight: Frames that submit() works on at a time, made now; 0: two, by the first submit().
+        cpus: The only ones that the detector's threads use; score() then works in one of them.
+        priority: Real-time priority of these threads, 1 to 99; 0: none.
 
     Raises:
         ModelError: a wrong manifest, a tensor that does not fit, no threshold anywhere.
         FrameError: a region of interest that is empty or starts below 0.
+        Error: `in_flight`, `cpus` or `priority` out of range or not permitted.
     """
 
     def __init__(
@@ -347,6 +375,9 @@ class Detector:
         threads: int = 0,
         ignored: Sequence[Sequence[tuple[float, float]]] = (),
         calibration_tail: tuple[int, Sequence[float]] | None = None,
+        in_flight: int = 0,
+        cpus: Sequence[int] = (),
+        priority: int = 0,
     ) -> None: ...
     def score(
         self,
@@ -358,6 +389,34 @@ class Detector:
         Raises:
             FrameError: the frame; ModelError: the engine failed or answered nonsense.
         """
+    def submit(
+        self,
+        frame: NDArray[np.uint8] | NDArray[np.uint16] | Buffer,
+        format: str | None,
+        timeout: float | None,
+        done: Callable[[NativeResult | None, BaseException | None], object],
+    ) -> None:
+        """Hands in one frame, which is kept until `done` returns.
+
+        Args:
+            frame: As for score().
+            format: As for score().
+            timeout: Seconds to wait for room; None: as long as it takes.
+            done: Called with the result and None, or None and the exception, in a thread of the
+                detector's; one call at a time, in the order of submit().
+
+        Raises:
+            BusyError: no room in time; FrameError: the frame; Error: closed, or a forked process.
+        """
+    def close(self, drain: bool) -> None:
+        """Takes no more frames; waits for those in flight, but not inside a `done`.
+
+        Args:
+            drain: False: frames that nobody works on yet are answered with an Error.
+        """
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether this is a call of a `done`."""
     @property
     def threshold(self) -> float: ...
     @property

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import operator
 import os
+import weakref
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +21,6 @@ from agp_edge.result import Latency, Region, Result
 from agp_edge.self_test import check_self_test, self_test_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from types import TracebackType
     from typing import SupportsIndex
 
@@ -35,8 +38,10 @@ OUTPUT_BITS = {"map": 1, "mask": 2, "regions": 4}
 class Detector:
     """Scores frames with one model: `Detector("bottle.onnx").score(frame)`.
 
-    One detector may be shared by threads: calls take turns, and the GIL is free while C++ works.
-    Same model, engine and frame: the same bits. A context manager; `close` releases the engine.
+    One detector may be shared by threads: frames take their turn in order of arrival, and the GIL
+    is free while C++ works. `score` is one frame at the lowest latency; `submit` and `score_batch`
+    keep several in flight (docs/throughput.md). Same model, engine and frame: the same bits. A
+    context manager; `close` releases the engine. It does not survive a fork: open it in the child.
     """
 
     def __init__(
@@ -50,6 +55,9 @@ class Detector:
         min_area: int | None = None,
         outputs: Iterable[str] = ("map", "mask", "regions"),
         threads: int = 0,
+        in_flight: int = 0,
+        cpu: int | Iterable[int] | None = None,
+        priority: int = 0,
         self_test: bool = True,
         build: bool = True,
         site: str | os.PathLike[str] | None = None,
@@ -72,6 +80,15 @@ class Detector:
                 file's, else 0.
             outputs: which of "map", "mask", "regions" results carry; the score is always there.
             threads: of preprocessing and the engine on a CPU; 0 chooses.
+            in_flight: how many frames `submit` works on at a time, 1 to 64, each with buffers of
+                its own; a number opens a CPU engine for throughput, so that one frame alone may
+                take longer. 0: two, made by the first `submit`, beside an engine at its lowest
+                latency.
+            cpu: the CPU, or CPUs, that the detector's own threads run on, ONNX Runtime's among
+                them. OpenVINO's helpers, which it has for more than one CPU, keep to the process's.
+                `score` then hands its frame to one of these threads.
+            priority: 1 to 99: these threads run at this real-time priority (SCHED_FIFO), which
+                the process has to be permitted; 0: as any other.
             self_test: score the manifest's synthetic frame and compare; False opens the model
                 unchecked.
             build: False never compiles: an .onnx file with device="cuda" has to be in the cache.
@@ -85,7 +102,8 @@ class Detector:
                 file that is invalid, made for another file, or not signed by `verify`'s owner.
             DependencyError: the engine's package is not installed.
             DeviceError: a plan without an NVIDIA GPU.
-            Error: an unknown device, engine or output.
+            Error: an unknown device, engine or output; a CPU or a priority that this process may
+                not have.
         """
         from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
         from agp_edge.signature import check_signature  # noqa: PLC0415  (likewise)
@@ -102,6 +120,7 @@ class Detector:
         if verify is not None:
             check_signature(self._site, verify, self._source)
         text, self._manifest = read_manifest_text(self._source, content)
+        cpus = _checked_cpus(cpu)
         native_engine = open_engine(
             self._source,
             device=device,
@@ -109,21 +128,29 @@ class Detector:
             threads=threads,
             build=build,
             content=content,
+            streams=in_flight or 1,
+            cpus=cpus,
+            priority=priority,
         )
         if self_test and self._manifest.get("self_test"):
-            self._run_self_test(text, native_engine, threads)
+            self._run_self_test(text, native_engine, threads, cpus, priority)
         self._native = _core.Detector(
             text,
             self._source,
             native_engine,
             outputs=bits,
             threads=threads,
+            in_flight=in_flight,
+            cpus=cpus,
+            priority=priority,
             **_settings(self._site, threshold=threshold, roi=roi, min_area=min_area),
         )
         if roi is None and self._site is not None and self._site.rois:
             roi = self._site.rois[0]
         default = self._manifest["input"]["roi"]
         self._roi = roi or (None if default is None else _checked_roi(default))
+        # Also when the interpreter ends: none of its threads may ask for the GIL after that.
+        self._finalizer = weakref.finalize(self, self._native.close, drain=False)
 
     def score(
         self, frame: NDArray[np.uint8] | NDArray[np.uint16], *, format: str | None = None
@@ -149,7 +176,114 @@ class Detector:
         """
         detector = self._open()
         pixels = _as_array(frame)
-        native = detector.score(pixels, format)
+        return self._result(detector.score(pixels, format), detector, _whole(pixels, format))
+
+    def submit(
+        self,
+        frame: NDArray[np.uint8] | NDArray[np.uint16],
+        *,
+        format: str | None = None,
+        timeout: float | None = None,
+        copy: bool = False,
+    ) -> Future[Result]:
+        """Hand in one frame and go on: while it is worked on, others are too.
+
+        Futures are answered in the order of `submit`, and call their callbacks one at a time in a
+        thread of the detector's. `asyncio.wrap_future` makes them awaitable. A frame that was
+        handed in cannot be cancelled: `Future.cancel` returns False.
+
+        Args:
+            frame: as for `score`. It is borrowed, and must not change, until the future is done.
+            format: as for `score`.
+            timeout: seconds to wait for room while `in_flight` frames are in flight; None waits
+                for as long as it takes. Callbacks never wait.
+            copy: copy the frame first, so that its memory may be filled again at once.
+
+        Returns:
+            A future with the result; what `score` raises, it raises.
+
+        Raises:
+            BusyError: no room within `timeout`; it is a TimeoutError too.
+            FrameError: another type, dtype, shape or format.
+            Error: the detector is closed, or was opened before a fork.
+        """
+        detector = self._open()
+        pixels = _as_array(frame)
+        if copy:
+            pixels = pixels.copy()
+        view = _whole(pixels, format)
+        future: Future[Result] = Future()
+        future.set_running_or_notify_cancel()  # from here on it cannot be cancelled
+
+        def done(native: _core.NativeResult | None, error: BaseException | None) -> None:
+            if native is None:
+                future.set_exception(error)
+            else:
+                future.set_result(self._result(native, detector, view))
+
+        detector.submit(pixels, format, timeout, done)
+        return future
+
+    def score_batch(
+        self,
+        frames: Iterable[NDArray[np.uint8] | NDArray[np.uint16]],
+        *,
+        format: str | None = None,
+    ) -> list[Result]:
+        """The verdicts on many frames, several in flight; blocks until all are there.
+
+        Args:
+            frames: each as for `score`; an array (N, H, W, 3) or (N, H, W) is N frames. They are
+                asked for as there is room, so a generator may read files.
+            format: as for `score`, of all.
+
+        Returns:
+            One result per frame, in their order.
+
+        Raises:
+            FrameError, ModelError, ...: what the first frame that failed raised, with its index
+                ("frame 3 of the batch: ..."). No frame after it is begun, and none is borrowed.
+            Error: the detector is closed, or this is a future's callback.
+        """
+        if self._open().is_own_thread:
+            raise Error(
+                "score_batch was called by a future's callback, for whose end its frames would "
+                "wait: call it in another thread"
+            )
+        results: list[Result] = []
+        pending: deque[Future[Result]] = deque()
+        refused: Exception | None = None
+
+        def collect() -> None:
+            future = pending.popleft()
+            try:
+                results.append(future.result())
+            except Exception as error:
+                raise _of_batch(error, len(results)) from error
+
+        try:
+            for frame in frames:
+                while pending and pending[0].done():
+                    collect()
+                try:
+                    pending.append(self.submit(frame, format=format))
+                except Exception as error:  # raised below, unless an earlier frame fails too
+                    refused = error
+                    break
+            while pending:
+                collect()
+        finally:
+            wait(pending)
+        if refused is not None:
+            raise _of_batch(refused, len(results)) from refused
+        return results
+
+    def _result(
+        self,
+        native: _core.NativeResult,
+        detector: _core.Detector,
+        view: tuple[int, int, int, int],
+    ) -> Result:
         scale = None if self._site is None else self._site.mm_per_pixel
         regions = tuple(
             Region(
@@ -172,8 +306,9 @@ class Detector:
             anomaly_map=native.anomaly_map,
             mask=None if native.mask is None else native.mask.view(np.bool_),
             regions=regions,
-            roi=self._roi or (0, 0, pixels.shape[1], pixels.shape[0]),
+            roi=self._roi or view,
             latency=Latency(
+                wait_ms=latency.wait_ms,
                 preprocess_ms=latency.preprocess_ms,
                 execute_ms=latency.execute_ms,
                 postprocess_ms=latency.postprocess_ms,
@@ -202,9 +337,20 @@ class Detector:
         """Name and version of the engine, e.g. "ONNX Runtime 1.24.1"."""
         return self._open().engine_name
 
-    def close(self) -> None:
-        """Release the engine and its buffers; a frame that another thread is scoring finishes."""
-        self._native = None
+    def close(self, *, drain: bool = True) -> None:
+        """Take no more frames, wait for those handed in, release the engine and its buffers.
+
+        A frame that another thread is scoring finishes. In a future's callback it does not wait.
+
+        Args:
+            drain: score every frame that was handed in; False: frames that nobody works on yet are
+                answered with an Error.
+        """
+        native, self._native = self._native, None
+        if native is not None:
+            native.close(drain=drain)
+            if not native.is_own_thread:  # else frames may still be in flight
+                self._finalizer.detach()
 
     def __enter__(self) -> Detector:
         return self
@@ -227,13 +373,26 @@ class Detector:
             raise Error(f"the detector of '{self._source}' is closed: open the model again")
         return native
 
-    def _run_self_test(self, text: str, engine: _core.Engine, threads: int) -> None:
-        """Score the synthetic frame with the manifest's own settings, whatever the caller's are."""
+    def _run_self_test(
+        self, text: str, engine: _core.Engine, threads: int, cpus: list[int], priority: int
+    ) -> None:
+        """Score the synthetic frame with the manifest's own settings, whatever the caller's are.
+
+        On the detector's CPUs all the same: an engine may start its threads in its first run.
+        """
         from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
 
         # The verdict is not used, so a model without a default threshold is tested all the same.
         native = _core.Detector(
-            text, self._source, engine, threshold=0.0, outputs=0, threads=threads
+            text,
+            self._source,
+            engine,
+            threshold=0.0,
+            outputs=0,
+            threads=threads,
+            in_flight=1 if cpus or priority else 0,
+            cpus=cpus,
+            priority=priority,
         )
         frame = self_test_frame(self._manifest, self._manifest["self_test"]["seed"])
         check_self_test(self._manifest, native.score(frame).score, self._source)
@@ -272,6 +431,13 @@ def _output_bits(outputs: Iterable[str]) -> int:
     return sum(OUTPUT_BITS[name] for name in names)
 
 
+def _of_batch(error: Exception, index: int) -> Exception:
+    """The error with its frame's place in the batch; what is not ours stays as it is."""
+    if not isinstance(error, Error):
+        return error
+    return type(error)(f"frame {index} of the batch: {error}")
+
+
 def _as_array(frame: object) -> NDArray[Any]:
     if isinstance(frame, np.ndarray):
         return frame
@@ -284,6 +450,12 @@ def _as_array(frame: object) -> NDArray[Any]:
     )
 
 
+def _whole(pixels: NDArray[Any], format: str | None) -> tuple[int, int, int, int]:
+    """x, y, width, height of the whole frame; what is no frame at all is refused elsewhere."""
+    height, width = (*pixels.shape, 0, 0)[:2]
+    return 0, 0, width, height * 2 // 3 if format == "nv12" else height
+
+
 def _checked_roi(roi: Iterable[SupportsIndex]) -> tuple[int, int, int, int]:
     try:
         x, y, width, height = map(operator.index, roi)
@@ -293,3 +465,18 @@ def _checked_roi(roi: Iterable[SupportsIndex]) -> tuple[int, int, int, int]:
             "frame pixels"
         ) from None
     return x, y, width, height
+
+
+def _checked_cpus(cpu: int | Iterable[int] | None) -> list[int]:
+    if cpu is None:
+        return []
+    try:
+        if isinstance(cpu, Iterable):
+            cpus = [operator.index(each) for each in cpu]
+        else:
+            cpus = [operator.index(cpu)]
+    except TypeError:
+        cpus = []
+    if not cpus:
+        raise Error(f"cpu is {cpu!r}: expected the number of a CPU, or several: cpu=[2, 3]")
+    return cpus

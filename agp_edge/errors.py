@@ -5,7 +5,8 @@ agp_edge.Error
 ├── FrameError       shape, dtype, pixel format, region of interest of a frame
 ├── DeviceError      no GPU, CUDA failure, out of memory
 ├── DataError        data set layout, unreadable image: the file is named
-└── DependencyError  a package or library that this call needs is not installed
+├── DependencyError  a package or library that this call needs is not installed
+└── BusyError        as many frames are in flight as may be; also a TimeoutError
 
 Every message is one sentence: which thing, what was given, what was expected, what to do.
 """
@@ -13,6 +14,7 @@ Every message is one sentence: which thing, what was given, what was expected, w
 from __future__ import annotations
 
 __all__ = [
+    "BusyError",
     "DataError",
     "DependencyError",
     "DeviceError",
@@ -44,3 +46,7 @@ class DataError(Error):
 
 class DependencyError(Error):
     """A package or library that this call needs is missing; the message says how to install it."""
+
+
+class BusyError(Error, TimeoutError):
+    """As many frames are in flight as may be, and none was answered in time."""

@@ -23,6 +23,9 @@ CONTOUR_BGR = (255, 255, 255)
 class Latency:
     """Where the time of one frame went: milliseconds of the steady clock."""
 
+    wait_ms: float = 0.0
+    """For room among the frames in flight and for other frames' turn."""
+
     preprocess_ms: float
     """Region of interest, resize, colour, normalise."""
 
@@ -33,7 +36,7 @@ class Latency:
     """Upsample, blur, score, mask, regions."""
 
     total_ms: float
-    """From the frame's entry to the result, with the wait for another thread's turn."""
+    """From the frame's entry to the result, the wait included."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agp_edge.errors import DependencyError, DeviceError, Error, ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from typing_extensions import Buffer
 
     from agp_edge import _core
@@ -54,6 +58,9 @@ def open_engine(
     threads: int,
     build: bool = True,
     content: bytes | None = None,
+    streams: int = 1,
+    cpus: Sequence[int] = (),
+    priority: int = 0,
 ) -> _core.Engine:
     """Load `path` into an engine.
 
@@ -64,13 +71,48 @@ def open_engine(
         threads: of a CPU engine; 0: its own choice.
         build: whether an ONNX file may be compiled now where the plan cache does not hold it.
         content: the file's bytes, when their hash was compared: nothing else is loaded then.
+        streams: frames that a CPU engine and its clones shall run at a time.
+        cpus: the only ones that its threads may use; none: as the process's.
+        priority: real-time priority of its threads; 0: as the process's.
 
     Raises:
         ModelError: the engine cannot run this file.
         DependencyError: the engine's package is not installed.
         DeviceError: a plan or device "cuda", and no NVIDIA GPU.
-        Error: unknown device or engine.
+        Error: unknown device or engine, a CPU or a priority that this process may not have.
     """
+    opening = partial(
+        _open_engine,
+        path,
+        device=device,
+        engine=engine,
+        threads=threads,
+        build=build,
+        content=content,
+        streams=streams,
+        cpus=cpus,
+    )
+    if not cpus and priority == 0:
+        return opening()
+    from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
+
+    # Threads that it starts are where their starter is.
+    with ThreadPoolExecutor(1) as placed:
+        placed.submit(_core.place_this_thread, cpus, priority).result()
+        return placed.submit(opening).result()
+
+
+def _open_engine(
+    path: str,
+    *,
+    device: str,
+    engine: str | None,
+    threads: int,
+    build: bool,
+    content: bytes | None,
+    streams: int,
+    cpus: Sequence[int],
+) -> _core.Engine:
     if device not in ("auto", "cpu", "cuda"):
         raise Error(f"unknown device '{device}': expected 'auto', 'cpu' or 'cuda'")
     if engine is not None and engine not in ENGINES:
@@ -87,7 +129,9 @@ def open_engine(
 
         plan = plan_for_this_gpu(path, build=build, content=content)
         return _open_plan(str(plan), device="cuda", engine=engine)
-    return _open_onnx(path, engine=engine, threads=threads, content=content)
+    return _open_onnx(
+        path, engine=engine, threads=threads, content=content, streams=streams, cpus=cpus
+    )
 
 
 def _open_plan(
@@ -108,22 +152,27 @@ def _open_plan(
 
 
 def _open_onnx(
-    path: str, *, engine: str | None, threads: int, content: bytes | None
+    path: str,
+    *,
+    engine: str | None,
+    threads: int,
+    content: bytes | None,
+    streams: int,
+    cpus: Sequence[int],
 ) -> _core.Engine:
     from agp_edge.engines import onnxruntime, openvino  # noqa: PLC0415  (engines load on demand)
 
-    if engine == "openvino":
-        return openvino.open_onnx(path, threads=threads, content=content)
-    if engine == "onnxruntime":
-        return onnxruntime.open_onnx(path, threads=threads, content=content)
-    try:
-        return onnxruntime.open_onnx(path, threads=threads, content=content)
-    except DependencyError as missing:
+    in_order = {"onnxruntime": onnxruntime.open_onnx, "openvino": openvino.open_onnx}
+    if engine is not None:
+        return in_order[engine](path, threads=threads, content=content, streams=streams, cpus=cpus)
+    missing: DependencyError | None = None
+    for open_onnx in in_order.values():
         try:
-            return openvino.open_onnx(path, threads=threads, content=content)
-        except DependencyError:
-            raise DependencyError(
-                f"no engine that runs '{path}' on a CPU is installed: "
-                "install one with `pip install 'agp-edge[cpu]'` (ONNX Runtime) or "
-                "`pip install 'agp-edge[openvino]'`"
-            ) from missing
+            return open_onnx(path, threads=threads, content=content, streams=streams, cpus=cpus)
+        except DependencyError as error:
+            missing = error
+    raise DependencyError(
+        f"no engine that runs '{path}' on a CPU is installed: "
+        "install one with `pip install 'agp-edge[cpu]'` (ONNX Runtime) or "
+        "`pip install 'agp-edge[openvino]'`"
+    ) from missing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,13 +23,22 @@ DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 LOG_FATAL = 4
 
 
-def open_onnx(path: str, *, threads: int = 0, content: bytes | None = None) -> _core.Engine:
+def open_onnx(
+    path: str,
+    *,
+    threads: int = 0,
+    content: bytes | None = None,
+    streams: int = 1,
+    cpus: Sequence[int] = (),
+) -> _core.Engine:
     """Load an ONNX file into ONNX Runtime's CPU provider.
 
     Args:
         path: the file.
-        threads: inside one operator; 0: one per physical core.
+        threads: inside one operator; 0: one per core, shared by the streams.
         content: the file's bytes, where they were read already; None: the file is read.
+        streams: frames that the engine's clones run at a time.
+        cpus: the only ones to use; none: as the process's.
 
     Raises:
         DependencyError: onnxruntime is not installed.
@@ -39,7 +49,9 @@ def open_onnx(path: str, *, threads: int = 0, content: bytes | None = None) -> _
     runtime = require("onnxruntime", extra="cpu")
     options = runtime.SessionOptions()
     options.log_severity_level = LOG_FATAL
-    options.intra_op_num_threads = threads
+    cores = len(cpus) or _usable_cores()
+    # Never 0, its own choice: it would pin its threads, to other cores than we were given.
+    options.intra_op_num_threads = threads or max(1, cores // streams)
     options.inter_op_num_threads = 1
     # Waiting workers would burn the cores that the camera, our own stages and other processes need:
     # on a busy machine of two cores a frame took twice as long with it.
@@ -60,7 +72,9 @@ def open_onnx(path: str, *, threads: int = 0, content: bytes | None = None) -> _
     inputs = [_spec(path, tensor) for tensor in session.get_inputs()]
     outputs = [_spec(path, tensor) for tensor in session.get_outputs()]
     runner = _Runner(path, session, runtime, inputs, outputs)
-    return _core.CallableEngine(f"ONNX Runtime {runtime.__version__}", inputs, outputs, runner)
+    return _core.CallableEngine(
+        f"ONNX Runtime {runtime.__version__}", inputs, outputs, runner, clone=runner.clone
+    )
 
 
 TensorSpec = tuple[str, str, list[int]]
@@ -79,6 +93,7 @@ class _Runner:
     ) -> None:
         self._path = path
         self._session = session
+        self._runtime = runtime
         self._inputs = inputs
         self._outputs = outputs
         self._binding = session.io_binding()
@@ -96,6 +111,10 @@ class _Runner:
             raise ModelError(
                 f"ONNX Runtime failed on '{self._path}' ({_first_line(error)})"
             ) from error
+
+    def clone(self) -> _Runner:
+        """A run beside this one: the session is shared, the binding is its own."""
+        return _Runner(self._path, self._session, self._runtime, self._inputs, self._outputs)
 
     def _bind(self, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> None:
         self._bound = None
@@ -117,6 +136,12 @@ def _spec(path: str, tensor: Any) -> TensorSpec:
             "expected float or float16 of a static shape: export the model again"
         )
     return tensor.name, DTYPES[tensor.type], list(tensor.shape)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _first_line(error: Exception) -> str:

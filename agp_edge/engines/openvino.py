@@ -9,18 +9,30 @@ from typing import TYPE_CHECKING
 from agp_edge.errors import DependencyError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agp_edge import _core
 
 __all__ = ["library_folder", "open_onnx"]
 
 
-def open_onnx(path: str, *, threads: int = 0, content: bytes | None = None) -> _core.Engine:
+def open_onnx(
+    path: str,
+    *,
+    threads: int = 0,
+    content: bytes | None = None,
+    streams: int = 1,
+    cpus: Sequence[int] = (),
+) -> _core.Engine:
     """Load an ONNX file into OpenVINO's CPU plugin.
 
     Args:
         path: the file.
-        threads: of inference; 0: OpenVINO's own choice.
+        threads: of inference; 0: OpenVINO's own choice, or one per given CPU.
         content: the file's bytes, where they were read already; None: the file is read.
+        streams: frames that its clones run at a time, at most one per core, on a share of the
+            threads each.
+        cpus: the only ones to use; none: as the process's.
 
     Raises:
         DependencyError: the engine is not in this build, or the package is not installed.
@@ -29,7 +41,12 @@ def open_onnx(path: str, *, threads: int = 0, content: bytes | None = None) -> _
     from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
 
     return _core.open_openvino(
-        path, library_folder=str(library_folder()), threads=threads, content=content
+        path,
+        library_folder=str(library_folder()),
+        threads=threads,
+        content=content,
+        streams=streams,
+        cpus=list(cpus),
     )
 
 

@@ -2,6 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include <chrono>
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -15,13 +17,22 @@ namespace {
 
 namespace py = pybind11;
 
-std::unique_ptr<Detector> open(const std::string& manifest_json, const std::string& source,
-                               std::shared_ptr<Engine> engine, std::optional<float> threshold,
-                               std::optional<float> mask_threshold,
-                               const std::optional<py::tuple>& roi, int min_area,
-                               std::uint8_t outputs, int threads,
-                               const std::vector<std::vector<std::pair<double, double>>>& ignored,
-                               const std::optional<std::pair<int, std::vector<float>>>& tail) {
+// Its end waits for threads that may want the GIL.
+struct DeleteWithoutGil {
+  void operator()(Detector* detector) const {
+    const py::gil_scoped_release release;
+    delete detector;
+  }
+};
+using OwnedDetector = std::unique_ptr<Detector, DeleteWithoutGil>;
+
+OwnedDetector open(const std::string& manifest_json, const std::string& source,
+                   std::shared_ptr<Engine> engine, std::optional<float> threshold,
+                   std::optional<float> mask_threshold, const std::optional<py::tuple>& roi,
+                   int min_area, std::uint8_t outputs, int threads,
+                   const std::vector<std::vector<std::pair<double, double>>>& ignored,
+                   const std::optional<std::pair<int, std::vector<float>>>& tail, int in_flight,
+                   std::vector<int> cpus, int priority) {
   DetectorOptions options;
   if (tail) options.calibration_tail = CalibrationTail{tail->first, tail->second};
   options.threshold = threshold;
@@ -34,8 +45,13 @@ std::unique_ptr<Detector> open(const std::string& manifest_json, const std::stri
     Polygon& polygon = options.ignored.emplace_back();
     for (const auto& [x, y] : corners) polygon.push_back(Point{x, y});
   }
-  return std::make_unique<Detector>(Manifest::parse(manifest_json, source), std::move(engine),
-                                    options);
+  options.in_flight = in_flight;
+  options.placement.cpus = std::move(cpus);
+  options.placement.priority = priority;
+  Manifest manifest = Manifest::parse(manifest_json, source);
+  // Threads are started, and a CallableEngine asks Python for its contexts.
+  const py::gil_scoped_release release;
+  return OwnedDetector(new Detector(std::move(manifest), std::move(engine), options));
 }
 
 NativeResult score(Detector& self, const py::object& image,
@@ -48,6 +64,56 @@ NativeResult score(Detector& self, const py::object& image,
     result = self.score(borrowed.frame());
   }
   return NativeResult(std::move(result));
+}
+
+// What a frame in flight holds of Python's; made and destroyed with the GIL held.
+struct Submission {
+  BorrowedFrame frame;
+  py::function done;
+};
+
+py::object python_exception(const std::exception_ptr& error) {
+  try {
+    py::cpp_function([&error] { std::rethrow_exception(error); })();
+  } catch (const py::error_already_set& translated) {
+    return translated.value();
+  }
+  return py::none();
+}
+
+void answer(const py::function& done, Answer&& answer) {
+  try {
+    if (answer.error) {
+      done(py::none(), python_exception(answer.error));
+    } else {
+      done(NativeResult(std::move(answer.result)), py::none());
+    }
+  } catch (py::error_already_set& error) {
+    error.discard_as_unraisable(done);
+  }
+}
+
+void submit(Detector& self, const py::object& image, const std::optional<std::string>& format,
+            std::optional<double> timeout, py::function done) {
+  const std::shared_ptr<Submission> submission(
+      new Submission{BorrowedFrame(image, format), std::move(done)}, [](Submission* ended) {
+        const py::gil_scoped_acquire acquire;
+        delete ended;
+      });
+  std::optional<std::chrono::nanoseconds> wait;
+  // Longer than the clock can count: for ever.
+  if (timeout && !(*timeout < 1e9)) timeout.reset();
+  if (timeout) {
+    wait = std::chrono::nanoseconds(std::llround(std::max(0.0, *timeout) * 1e9));
+  }
+  const py::gil_scoped_release release;
+  self.submit(
+      submission->frame.frame(),
+      [submission](Answer&& answered) {
+        const py::gil_scoped_acquire acquire;
+        answer(submission->done, std::move(answered));
+      },
+      wait);
 }
 
 }  // namespace
@@ -76,6 +142,10 @@ void register_detector(py::module_& module) {
       [](const std::string& text, const std::string& source) { Manifest::parse(text, source); },
       py::arg("text"), py::arg("source"));
   module.def(
+      "place_this_thread",
+      [](std::vector<int> cpus, int priority) { place_this_thread({std::move(cpus), priority}); },
+      py::arg("cpus"), py::arg("priority"));
+  module.def(
       "p_value",
       [](int n, std::vector<float> scores, float score) {
         const CalibrationTail tail{n, std::move(scores)};
@@ -83,14 +153,19 @@ void register_detector(py::module_& module) {
         return tail.p_value(score);
       },
       py::arg("n"), py::arg("scores"), py::arg("score"));
-  py::class_<Detector>(module, "Detector")
+  py::class_<Detector, OwnedDetector>(module, "Detector")
       .def(py::init(&open), py::arg("manifest_json"), py::arg("source"), py::arg("engine"),
            py::kw_only(), py::arg("threshold") = py::none(), py::arg("mask_threshold") = py::none(),
            py::arg("roi") = py::none(), py::arg("min_area") = 0,
            py::arg("outputs") = static_cast<std::uint8_t>(kAll), py::arg("threads") = 0,
            py::arg("ignored") = std::vector<std::vector<std::pair<double, double>>>{},
-           py::arg("calibration_tail") = py::none())
+           py::arg("calibration_tail") = py::none(), py::arg("in_flight") = 0,
+           py::arg("cpus") = std::vector<int>{}, py::arg("priority") = 0)
       .def("score", &score, py::arg("frame"), py::arg("format") = py::none())
+      .def("submit", &submit, py::arg("frame"), py::arg("format"), py::arg("timeout"),
+           py::arg("done"))
+      .def("close", &Detector::close, py::arg("drain"), py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("is_own_thread", &Detector::is_own_thread)
       .def_property_readonly("threshold",
                              [](const Detector& self) { return self.decision().threshold; })
       .def_property_readonly("mask_threshold",

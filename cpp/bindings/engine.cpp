@@ -64,6 +64,7 @@ py::list addresses(const Pointer* pointers, std::size_t count) {
 
 struct PythonEngine::Call {
   py::function function;
+  py::object clone;  // None: it has none
   std::size_t inputs;
   std::size_t outputs;
   std::exception_ptr raised;
@@ -90,9 +91,10 @@ struct PythonEngine::Call {
 };
 
 PythonEngine::PythonEngine(std::string name, std::vector<TensorSpec> inputs,
-                           std::vector<TensorSpec> outputs, py::function function, Memory memory,
-                           int device)
-    : call_(new Call{std::move(function), inputs.size(), outputs.size(), nullptr}),
+                           std::vector<TensorSpec> outputs, py::function function, py::object clone,
+                           Memory memory, int device)
+    : call_(
+          new Call{std::move(function), std::move(clone), inputs.size(), outputs.size(), nullptr}),
       engine_(std::move(name), std::move(inputs), std::move(outputs), &Call::enqueue, call_,
               &Call::release, memory, device) {}
 
@@ -105,6 +107,14 @@ void PythonEngine::enqueue(Stream stream, const void* const* in, void* const* ou
   }
 }
 
+std::shared_ptr<Engine> PythonEngine::clone() {
+  const py::gil_scoped_acquire acquire;
+  if (call_->clone.is_none()) return nullptr;
+  return std::make_shared<PythonEngine>(name(), inputs(), outputs(),
+                                        call_->clone().cast<py::function>(), call_->clone, memory(),
+                                        device());
+}
+
 void register_engine(py::module_& module) {
   py::class_<Engine, std::shared_ptr<Engine>>(module, "Engine")
       .def_property_readonly("name", &Engine::name)
@@ -115,27 +125,31 @@ void register_engine(py::module_& module) {
   py::class_<PythonEngine, Engine, std::shared_ptr<PythonEngine>>(module, "CallableEngine")
       .def(py::init([](const std::string& name, const std::vector<TensorTuple>& inputs,
                        const std::vector<TensorTuple>& outputs, py::function function,
-                       const std::string& memory, int device) {
+                       const std::string& memory, int device, py::object clone) {
              return std::make_shared<PythonEngine>(name, specs_from(inputs), specs_from(outputs),
-                                                   std::move(function), memory_from(memory),
-                                                   device);
+                                                   std::move(function), std::move(clone),
+                                                   memory_from(memory), device);
            }),
            py::arg("name"), py::arg("inputs"), py::arg("outputs"), py::arg("function"),
-           py::kw_only(), py::arg("memory") = "host", py::arg("device") = 0);
+           py::kw_only(), py::arg("memory") = "host", py::arg("device") = 0,
+           py::arg("clone") = py::none());
   module.def("has_openvino", &has_openvino);
   module.def(
       "open_openvino",
-      [](const std::string& path, const std::string& library_folder, int threads,
-         const std::optional<py::buffer>& content) {
+      [](const std::string& path, const std::string& library_folder, int threads, int streams,
+         std::vector<int> cpus, const std::optional<py::buffer>& content) {
         const BorrowedBytes bytes(content);
         OpenVinoOptions options;
         options.content = bytes.view();
         options.library_folder = library_folder;
         options.threads = threads;
+        options.streams = streams;
+        options.cpus = std::move(cpus);
         const py::gil_scoped_release release;
         return open_openvino(path, options);
       },
       py::arg("path"), py::kw_only(), py::arg("library_folder") = "", py::arg("threads") = 0,
+      py::arg("streams") = 1, py::arg("cpus") = std::vector<int>{},
       py::arg("content") = py::none());
 }
 

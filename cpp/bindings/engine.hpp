@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <exception>
+#include <memory>
 
 #include "agp_edge/callable_engine.hpp"
 
@@ -15,8 +16,10 @@ namespace agp_edge::bindings {
 // Threads  enqueue() is called without the GIL and takes it for the function's run.
 class PythonEngine final : public Engine {
  public:
+  // `clone`: makes another function like `function`, whose calls may run beside its own; null:
+  // there is none.
   PythonEngine(std::string name, std::vector<TensorSpec> inputs, std::vector<TensorSpec> outputs,
-               pybind11::function function, Memory memory, int device);
+               pybind11::function function, pybind11::object clone, Memory memory, int device);
 
   std::string name() const override { return engine_.name(); }
   const std::vector<TensorSpec>& inputs() const override { return engine_.inputs(); }
@@ -25,6 +28,8 @@ class PythonEngine final : public Engine {
   int device() const noexcept override { return engine_.device(); }
   // What the function raises comes out as it was raised.
   void enqueue(Stream stream, const void* const* in, void* const* out) override;
+  // Takes the GIL.
+  std::shared_ptr<Engine> clone() override;
 
  private:
   struct Call;

@@ -32,6 +32,8 @@ void translate(std::exception_ptr pointer) {
     raise("DataError", error);
   } catch (const DependencyError& error) {
     raise("DependencyError", error);
+  } catch (const BusyError& error) {
+    raise("BusyError", error);
   } catch (const Error& error) {
     raise("Error", error);
   }

@@ -74,6 +74,7 @@ void register_result(py::module_& module) {
         return py::make_tuple(self.peak_x, self.peak_y);
       });
   py::class_<Latency>(module, "NativeLatency")
+      .def_readonly("wait_ms", &Latency::wait_ms)
       .def_readonly("preprocess_ms", &Latency::preprocess_ms)
       .def_readonly("execute_ms", &Latency::execute_ms)
       .def_readonly("postprocess_ms", &Latency::postprocess_ms)

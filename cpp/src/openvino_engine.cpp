@@ -1,5 +1,6 @@
 #include "agp_edge/openvino_engine.hpp"
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <utility>
@@ -7,6 +8,7 @@
 #include "agp_edge/error.hpp"
 #include "openvino_library.hpp"
 #include "tensor_text.hpp"
+#include "thread_pool.hpp"
 
 namespace agp_edge {
 namespace {
@@ -14,46 +16,36 @@ namespace {
 template <typename Handle>
 using Unique = std::unique_ptr<Handle, void (*)(Handle*)>;
 
-class OpenVinoEngine final : public Engine {
+// One model that is compiled for this CPU.
+class OpenVinoModel {
  public:
-  OpenVinoEngine(const std::string& path, const OpenVinoOptions& options)
+  OpenVinoModel(const std::string& path, const OpenVinoOptions& options)
       : library_(options.library_folder),
         name_("OpenVINO " + library_.version()),
         float32_(library_.float32()),
         core_(make<ov_core_t>(library_.core_free, "starting OpenVINO",
                               [&](ov_core_t** core) { return library_.core_create(core); })),
-        model_(compile(path, options)),
-        request_(make<ov_infer_request_t>(
-            library_.infer_request_free, "preparing '" + path + "' in " + name_,
-            [&](ov_infer_request_t** request) {
-              return library_.compiled_model_create_infer_request(model_.get(), request);
-            })) {
+        model_(compile(path, options)) {
     inputs_ =
         tensors(path, library_.compiled_model_inputs_size, library_.compiled_model_input_by_index);
     outputs_ = tensors(path, library_.compiled_model_outputs_size,
                        library_.compiled_model_output_by_index);
-    bound_in_.resize(inputs_.size(), nullptr);
-    bound_out_.resize(outputs_.size(), nullptr);
   }
 
-  std::string name() const override { return name_; }
-  const std::vector<TensorSpec>& inputs() const override { return inputs_; }
-  const std::vector<TensorSpec>& outputs() const override { return outputs_; }
+  const OpenVinoLibrary& library() const noexcept { return library_; }
+  const std::string& name() const noexcept { return name_; }
+  ov_element_type_e float32() const noexcept { return float32_; }
+  const std::vector<TensorSpec>& inputs() const noexcept { return inputs_; }
+  const std::vector<TensorSpec>& outputs() const noexcept { return outputs_; }
 
-  void enqueue(Stream /*stream*/, const void* const* in, void* const* out) override {
-    for (std::size_t i = 0; i < inputs_.size(); ++i) {
-      // OpenVINO's interface has no const tensor; it does not write to inputs.
-      bind(inputs_[i], const_cast<void*>(in[i]), bound_in_[i], i,
-           library_.infer_request_set_input_tensor_by_index);
-    }
-    for (std::size_t i = 0; i < outputs_.size(); ++i) {
-      bind(outputs_[i], out[i], bound_out_[i], i,
-           library_.infer_request_set_output_tensor_by_index);
-    }
-    library_.check(library_.infer_request_infer(request_.get()), "running the model in " + name_);
+  Unique<ov_infer_request_t> new_request() const {
+    return make<ov_infer_request_t>(library_.infer_request_free, "preparing a run in " + name_,
+                                    [&](ov_infer_request_t** request) {
+                                      return library_.compiled_model_create_infer_request(
+                                          model_.get(), request);
+                                    });
   }
 
- private:
   template <typename Handle, typename Free, typename Create>
   Unique<Handle> make(Free free, const std::string& what, Create create) const {
     Handle* handle = nullptr;
@@ -61,6 +53,7 @@ class OpenVinoEngine final : public Engine {
     return Unique<Handle>(handle, free);
   }
 
+ private:
   Unique<ov_compiled_model_t> compile(const std::string& path,
                                       const OpenVinoOptions& options) const {
     const auto model = make<ov_model_t>(
@@ -71,16 +64,20 @@ class OpenVinoEngine final : public Engine {
                      : library_.core_read_model_from_memory_buffer(core_.get(), content.data(),
                                                                    content.size(), nullptr, read);
         });
-    const int threads = options.threads;
+    const int cores = options.cpus.empty() ? usable_cores() : static_cast<int>(options.cpus.size());
+    // Given CPUs: OpenVINO sees to the number of its threads only.
+    const int threads = options.threads == 0 && !options.cpus.empty() ? cores : options.threads;
+    const std::string streams = std::to_string(std::clamp(options.streams, 1, cores));
     const std::string count = std::to_string(threads);
     // Left alone, OpenVINO computes in bfloat16 where the CPU can: other scores than everywhere
-    // else, so other decisions. Keys and values count one each.
+    // else, so other decisions. Its own pinning would undo ours. Keys and values count one each.
     return make<ov_compiled_model_t>(
         library_.compiled_model_free, "compiling '" + path + "' with " + name_,
         [&](ov_compiled_model_t** compiled) {
           return library_.core_compile_model(
-              core_.get(), model.get(), "CPU", threads > 0 ? 6U : 4U, compiled, "PERFORMANCE_HINT",
-              "LATENCY", "INFERENCE_PRECISION_HINT", "f32", "INFERENCE_NUM_THREADS", count.c_str());
+              core_.get(), model.get(), "CPU", threads > 0 ? 8U : 6U, compiled, "NUM_STREAMS",
+              streams.c_str(), "INFERENCE_PRECISION_HINT", "f32", "ENABLE_CPU_PINNING", "NO",
+              "INFERENCE_NUM_THREADS", count.c_str());
         });
   }
 
@@ -127,29 +124,65 @@ class OpenVinoEngine final : public Engine {
     return spec;
   }
 
-  // Makes `address` the model's tensor: OpenVINO reads and writes it in place.
-  template <typename SetTensor>
-  void bind(TensorSpec& spec, void* address, void*& bound, std::size_t index, SetTensor set) {
-    if (address == bound) return;
-    const std::string what = "binding the tensor " + to_string(spec) + " in " + name_;
-    const auto tensor = make<ov_tensor_t>(library_.tensor_free, what, [&](ov_tensor_t** made) {
-      return library_.tensor_create_from_host_ptr(
-          float32_, {static_cast<std::int64_t>(spec.shape.size()), spec.shape.data()}, address,
-          made);
-    });
-    bound = nullptr;
-    library_.check(set(request_.get(), index, tensor.get()), what);
-    bound = address;
-  }
-
   OpenVinoLibrary library_;
   std::string name_;
   ov_element_type_e float32_;
   Unique<ov_core_t> core_;  // in the order of creation
   Unique<ov_compiled_model_t> model_;
-  Unique<ov_infer_request_t> request_;
   std::vector<TensorSpec> inputs_;
   std::vector<TensorSpec> outputs_;
+};
+
+class OpenVinoEngine final : public Engine {
+ public:
+  explicit OpenVinoEngine(std::shared_ptr<const OpenVinoModel> model)
+      : model_(std::move(model)),
+        request_(model_->new_request()),
+        bound_in_(model_->inputs().size(), nullptr),
+        bound_out_(model_->outputs().size(), nullptr) {}
+
+  std::string name() const override { return model_->name(); }
+  const std::vector<TensorSpec>& inputs() const override { return model_->inputs(); }
+  const std::vector<TensorSpec>& outputs() const override { return model_->outputs(); }
+
+  void enqueue(Stream /*stream*/, const void* const* in, void* const* out) override {
+    const OpenVinoLibrary& library = model_->library();
+    for (std::size_t i = 0; i < bound_in_.size(); ++i) {
+      // OpenVINO's interface has no const tensor; it does not write to inputs.
+      bind(inputs()[i], const_cast<void*>(in[i]), bound_in_[i], i,
+           library.infer_request_set_input_tensor_by_index);
+    }
+    for (std::size_t i = 0; i < bound_out_.size(); ++i) {
+      bind(outputs()[i], out[i], bound_out_[i], i,
+           library.infer_request_set_output_tensor_by_index);
+    }
+    library.check(library.infer_request_infer(request_.get()), "running the model in " + name());
+  }
+
+  std::shared_ptr<Engine> clone() override { return std::make_shared<OpenVinoEngine>(model_); }
+
+ private:
+  // Makes `address` the model's tensor: OpenVINO reads and writes it in place.
+  template <typename SetTensor>
+  void bind(const TensorSpec& spec, void* address, void*& bound, std::size_t index, SetTensor set) {
+    if (address == bound) return;
+    const OpenVinoLibrary& library = model_->library();
+    const std::string what = "binding the tensor " + to_string(spec) + " in " + name();
+    const auto tensor =
+        model_->make<ov_tensor_t>(library.tensor_free, what, [&](ov_tensor_t** made) {
+          const auto rank = static_cast<std::int64_t>(spec.shape.size());
+          // The shape is only read.
+          return library.tensor_create_from_host_ptr(
+              model_->float32(), {rank, const_cast<std::int64_t*>(spec.shape.data())}, address,
+              made);
+        });
+    bound = nullptr;
+    library.check(set(request_.get(), index, tensor.get()), what);
+    bound = address;
+  }
+
+  std::shared_ptr<const OpenVinoModel> model_;
+  Unique<ov_infer_request_t> request_;
   std::vector<void*> bound_in_;
   std::vector<void*> bound_out_;
 };
@@ -160,7 +193,7 @@ bool has_openvino() noexcept { return true; }
 
 std::shared_ptr<Engine> open_openvino(const std::string& onnx_path,
                                       const OpenVinoOptions& options) {
-  return std::make_shared<OpenVinoEngine>(onnx_path, options);
+  return std::make_shared<OpenVinoEngine>(std::make_shared<OpenVinoModel>(onnx_path, options));
 }
 
 }  // namespace agp_edge

@@ -2,12 +2,14 @@
 //
 // Owns     whatever the engine needs: model, session, context.
 // Borrows  the buffers given to enqueue() until the work on the stream is done.
-// Threads  not re-entrant: one enqueue() at a time; Pipeline holds the lock.
+// Threads  not re-entrant: one enqueue() at a time, which the detector sees to. A clone's may run
+//          beside the original's.
 // Blocks   CPU engines return when the outputs are written; GPU engines return at once and the
 //          outputs are there when the stream is synchronised.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -41,6 +43,12 @@ class Engine {
   // for every frame instead.
   // Throws ModelError or DeviceError.
   virtual void enqueue(Stream stream, const void* const* in, void* const* out) = 0;
+
+  // Another context of the same model (an infer request, an execution context): it shares the
+  // weights, has buffers of its own, and outlives this one if it has to. Null where the engine has
+  // none; then pipelines on the host take turns, and a GPU gets one pipeline. Throws as the
+  // opening.
+  virtual std::shared_ptr<Engine> clone() { return nullptr; }
 };
 
 }  // namespace agp_edge

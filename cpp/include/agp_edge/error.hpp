@@ -6,6 +6,7 @@
 //     DeviceError      no GPU, CUDA failure, out of memory
 //     DataError        data set layout, unreadable image
 //     DependencyError  a library that this engine needs is not installed
+//     BusyError        as many frames are in flight as may be, and none was answered in time
 //
 // Every message is one sentence: which thing, what was given, what was expected, what to do.
 #pragma once
@@ -41,6 +42,11 @@ class DataError : public Error {
 };
 
 class DependencyError : public Error {
+ public:
+  using Error::Error;
+};
+
+class BusyError : public Error {
  public:
   using Error::Error;
 };

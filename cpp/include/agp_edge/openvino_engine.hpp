@@ -1,6 +1,7 @@
 // OpenVINO on a CPU, through its C interface, opened on demand: nothing links to it.
 //
-// Owns     core, compiled model and infer request, released in the reverse order.
+// Owns     core, compiled model and infer request, released in the reverse order; clones share the
+//          first two.
 // Threads  as Engine.
 // Blocks   enqueue() returns when the outputs are written.
 #pragma once
@@ -8,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "agp_edge/engine.hpp"
 
@@ -20,6 +22,10 @@ struct OpenVinoOptions {
   // The file's bytes, where the caller has them already, e.g. to compare their hash: then the path
   // is a name only. Borrowed for the call; empty: the file is read.
   std::string_view content;
+  // Frames that clones of the engine compute at a time, each on a share of the threads; at most one
+  // a core. 1 gives one frame all of them: the lowest latency.
+  int streams = 1;
+  std::vector<int> cpus;  // the only ones to use; none: as the process's
 };
 
 // Whether this library was compiled with OpenVINO's headers.

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -19,9 +21,9 @@ struct Region {
   int peak_y = 0;
 };
 
-// Milliseconds of the steady clock; the total counts from the call, a wait for other threads' turn
-// included.
+// Milliseconds of the steady clock; the total counts from the call.
 struct Latency {
+  double wait_ms = 0;  // for room in the queue and for a free pipeline: other frames' time
   double preprocess_ms = 0;
   double execute_ms = 0;
   double postprocess_ms = 0;
@@ -41,5 +43,12 @@ struct Result {
   std::vector<Region> regions;     // largest peak first
   Latency latency;
 };
+
+// What became of a frame that was handed in.
+struct Answer {
+  Result result;
+  std::exception_ptr error;  // null, or why there is no result
+};
+using Answered = std::function<void(Answer&&)>;
 
 }  // namespace agp_edge

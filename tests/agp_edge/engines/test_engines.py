@@ -86,9 +86,12 @@ def test_threads_are_handed_on(small_model, monkeypatch):
         return session(path, options, **rest)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
-    Detector(small_model, threads=1).close()
+    cores = len(os.sched_getaffinity(0))
+    Detector(small_model, threads=3).close()
     Detector(small_model).close()
-    assert seen == [1, 0]
+    Detector(small_model, in_flight=64).close()
+    Detector(small_model, cpu=0).close()
+    assert seen == [3, cores, 1, 1]
 
 
 def test_a_failure_while_running_is_a_model_error(small_model, monkeypatch, good_frame):
