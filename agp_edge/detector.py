@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from agp_edge import _core
-    from agp_edge.site import Site
+    from agp_edge.site_document import Site
 
 __all__ = ["Detector"]
 

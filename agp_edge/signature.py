@@ -17,7 +17,7 @@ from agp_edge.errors import DataError, ModelError
 from agp_edge.files import write_aside
 
 if TYPE_CHECKING:
-    from agp_edge.site import Site
+    from agp_edge.site_document import Site
 
 __all__ = ["check_signature", "new_key", "sign_site"]
 

@@ -22,7 +22,8 @@ from agp_edge.manifest import (
     ThresholdSpec,
     read_manifest,
 )
-from agp_edge.site import Site, file_sha256, read_site, site_path, write_site
+from agp_edge.site import file_sha256, read_site, site_path, write_site
+from agp_edge.site_document import Site
 
 __all__ = ["write_manifest_threshold", "write_site_threshold", "writes_to_site"]
 

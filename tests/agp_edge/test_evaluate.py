@@ -246,7 +246,8 @@ def test_verdicts_are_counted(evaluation):
 @pytest.mark.parametrize("own", [None, 14.0])
 def test_the_site_files_threshold_decides(own, data, tmp_path, capsys):
     """With or without one in the model; the command and the page say whose it is."""
-    from agp_edge.site import Site, file_sha256, write_site
+    from agp_edge.site import file_sha256, write_site
+    from agp_edge.site_document import Site
 
     model = write_model(tmp_path / "m.onnx", threshold=own)
     write_site(model, Site(model_sha256=file_sha256(model), threshold=1e-3))

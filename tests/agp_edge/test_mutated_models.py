@@ -16,7 +16,8 @@ from agp_edge import Detector, DeviceError, read_manifest
 from agp_edge.gpu import find_gpus
 from agp_edge.plan.build import plan_from_onnx
 from agp_edge.self_test import self_test_frame
-from agp_edge.site import Site, file_sha256, write_site
+from agp_edge.site import file_sha256, write_site
+from agp_edge.site_document import Site
 
 ONNX_FILES, PLAN_FILES, BATCHES = 120, 80, 4
 

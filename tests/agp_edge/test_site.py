@@ -9,16 +9,10 @@ import pytest
 
 from agp_edge import DataError, Detector, ModelError
 from agp_edge.cli import main
+from agp_edge.manifest import CalibrationTail
 from agp_edge.signature import check_signature, new_key, sign_site
-from agp_edge.site import (
-    CalibrationTail,
-    Site,
-    file_sha256,
-    parse_site,
-    read_site,
-    site_path,
-    write_site,
-)
+from agp_edge.site import file_sha256, read_site, site_path, write_site
+from agp_edge.site_document import Site, parse_site
 
 DIGEST = "0" * 64
 

@@ -7,15 +7,9 @@ import pytest
 
 from agp_edge import Detector, ModelError
 from agp_edge.cli import main
-from agp_edge.site import (
-    SITE_VERSION,
-    CalibrationTail,
-    Site,
-    file_sha256,
-    parse_site,
-    site_path,
-    write_site,
-)
+from agp_edge.manifest import CalibrationTail
+from agp_edge.site import file_sha256, site_path, write_site
+from agp_edge.site_document import SITE_VERSION, Site, parse_site
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RECORDS = {

@@ -11,7 +11,8 @@ from agp_edge import Detector, DeviceError, ModelError, _core
 from agp_edge.engines import tensorrt, tensorrt_bindings
 from agp_edge.gpu import Gpu
 from agp_edge.plan.build import plan_from_onnx
-from agp_edge.site import Site, file_sha256, read_approved, write_site
+from agp_edge.site import file_sha256, read_approved, write_site
+from agp_edge.site_document import Site
 
 from .engines.fake_rtx import FakeRtx
 

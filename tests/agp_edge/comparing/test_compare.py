@@ -103,7 +103,8 @@ def test_a_verdict_on_the_threshold_itself(small_model, data, write_model, tmp_p
 
 
 def test_the_site_files_threshold_counts(small_model, data, write_model, tmp_path):
-    from agp_edge.site import Site, file_sha256, write_site
+    from agp_edge.site import file_sha256, write_site
+    from agp_edge.site_document import Site
 
     other = write_model(tmp_path / "site.onnx")
     write_site(other, Site(model_sha256=file_sha256(other), threshold=1e-6))
@@ -116,7 +117,8 @@ def test_the_site_files_threshold_counts(small_model, data, write_model, tmp_pat
 
 def test_whose_threshold_is_said(small_model, data, write_model, tmp_path, capsys):
     """A site file gives one to a model without; a model without any takes the other's."""
-    from agp_edge.site import Site, file_sha256, write_site
+    from agp_edge.site import file_sha256, write_site
+    from agp_edge.site_document import Site
 
     bare = write_model(tmp_path / "bare.onnx", changes={"threshold": None})
     main(["compare", str(small_model), str(bare), str(data)])

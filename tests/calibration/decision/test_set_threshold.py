@@ -17,7 +17,8 @@ from agp_edge.calibration.decision.write_threshold import write_manifest_thresho
 from agp_edge.dataset import Sample
 from agp_edge.images import list_images, read_image
 from agp_edge.manifest import MANIFEST_LIMIT, CalibrationTail, ThresholdSpec
-from agp_edge.site import Site, file_sha256, read_site, site_path, write_site
+from agp_edge.site import file_sha256, read_site, site_path, write_site
+from agp_edge.site_document import Site
 
 from ..conftest import photo, write_photo, write_small_model
 

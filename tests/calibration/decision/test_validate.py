@@ -56,7 +56,8 @@ def test_rates_and_limits(model, known, command, tmp_path):
 
 
 def write_site_threshold(model, threshold):
-    from agp_edge.site import Site, file_sha256, write_site
+    from agp_edge.site import file_sha256, write_site
+    from agp_edge.site_document import Site
 
     write_site(model, Site(model_sha256=file_sha256(model), threshold=threshold))
 
