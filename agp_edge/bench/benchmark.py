@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agp_edge.bench.cold_start import cold_start
 from agp_edge.bench.load import closed_loop, open_loop
+from agp_edge.bench.load_in_flight import closed_loop_in_flight, open_loop_in_flight
 from agp_edge.bench.measurement import Measurement
 from agp_edge.bench.memory import peak_rss, reset_peak_rss
 from agp_edge.bench.monitor import Monitor
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from agp_edge.bench.frames import Frames
+    from agp_edge.bench.samples import Samples
     from agp_edge.result import Latency
 
     # Around each load: its name, how long it lasts, and what is recorded.
@@ -80,7 +82,9 @@ class Benchmark:
     provenance: dict[str, Any]
     frames: dict[str, Any]
     settings: dict[str, Any]
-    warm_up: WarmUp
+    warm_ups: dict[int, WarmUp]
+    """By the number in flight: each has a detector of its own."""
+
     peak_rss_at_load: int | None
     """Bytes, of the process, up to the first frame: it holds the benchmark's frames too."""
 
@@ -134,46 +138,53 @@ def run_benchmark(
             threads=threads,
             threshold=threshold,
         )
-    with Detector(
-        model, device=device, engine=engine, threads=threads, threshold=threshold
-    ) as detector:
-
-        def score(frame: NDArray[np.uint8]) -> Latency:
-            return detector.score(frame).latency
-
-        warmed = warm_up(
-            score, frames.arrays, least_s=plan.warm_up_least_s, limit_s=plan.warm_up_limit_s
-        )
-        at_load = peak_rss()
-        measurements = tuple(
-            _measure(
-                score,
+    warm_ups: dict[int, WarmUp] = {}
+    measurements: list[Measurement] = []
+    at_load: int | None = None
+    for inflight in plan.inflight:
+        with Detector(
+            model,
+            device=device,
+            engine=engine,
+            threads=threads,
+            threshold=threshold,
+            in_flight=inflight if inflight > 1 else 0,
+        ) as detector:
+            warm_ups[inflight] = warm_up(
+                _score(detector),
                 frames.arrays,
-                plan,
-                load=load,
-                inflight=inflight,
-                system=system,
-                watch=watch,
+                least_s=plan.warm_up_least_s,
+                limit_s=plan.warm_up_limit_s,
             )
-            for inflight in plan.inflight
-            for load in plan.loads
-        )
-        settings = {
-            "engine": detector.engine_name,
-            "device": device,
-            "threads": threads,
-            "outputs": ["map", "mask", "regions"],
-            "duration_s": plan.duration_s,
-        }
-        manifest = detector.manifest
+            at_load = at_load or peak_rss()
+            measurements.extend(
+                _measure(
+                    detector,
+                    frames.arrays,
+                    plan,
+                    load=load,
+                    inflight=inflight,
+                    system=system,
+                    watch=watch,
+                )
+                for load in plan.loads
+            )
+            engine_name, manifest = detector.engine_name, detector.manifest
+    settings = {
+        "engine": engine_name,
+        "device": device,
+        "threads": threads,
+        "outputs": ["map", "mask", "regions"],
+        "duration_s": plan.duration_s,
+    }
     return Benchmark(
         model=model_record(model, manifest),
         provenance=record,
         frames=frames.to_dict(),
         settings=settings,
-        warm_up=warmed,
+        warm_ups=warm_ups,
         peak_rss_at_load=at_load,
-        measurements=measurements,
+        measurements=tuple(measurements),
         cold=cold,
     )
 
@@ -186,8 +197,15 @@ def decision_threshold(model: str | os.PathLike[str]) -> float | None:
     return None if read_manifest(model)["threshold"] is not None else 3e38
 
 
+def _score(detector: Detector) -> Callable[[NDArray[np.uint8]], Latency]:
+    def score(frame: NDArray[np.uint8]) -> Latency:
+        return detector.score(frame).latency
+
+    return score
+
+
 def _measure(
-    score: Callable[[NDArray[np.uint8]], Latency],
+    detector: Detector,
     frames: Sequence[NDArray[np.uint8]],
     plan: Plan,
     *,
@@ -201,19 +219,7 @@ def _measure(
     shown = nullcontext() if watch is None else watch(name, plan.duration_s, recorder)
     reset_peak_rss()
     with shown, Monitor(system) as monitor:
-        if load == "closed":
-            samples = closed_loop(
-                score, frames, duration_s=plan.duration_s, inflight=inflight, recorder=recorder
-            )
-        else:
-            samples = open_loop(
-                score,
-                frames,
-                rate_hz=plan.rate_hz,
-                duration_s=plan.duration_s,
-                inflight=inflight,
-                recorder=recorder,
-            )
+        samples = _samples(detector, frames, plan, load=load, inflight=inflight, recorder=recorder)
     return Measurement(
         load=load,
         inflight=inflight,
@@ -223,3 +229,23 @@ def _measure(
         machine=monitor.to_dict(len(samples.end)),
         peak_rss=peak_rss(),
     )
+
+
+def _samples(
+    detector: Detector,
+    frames: Sequence[NDArray[np.uint8]],
+    plan: Plan,
+    *,
+    load: str,
+    inflight: int,
+    recorder: Recorder,
+) -> Samples:
+    """One frame at a time through `score`, several through `submit`."""
+    common: Any = {"duration_s": plan.duration_s, "recorder": recorder}
+    if load == "open":
+        common["rate_hz"] = plan.rate_hz
+    if inflight == 1:
+        generate = open_loop if load == "open" else closed_loop
+        return generate(_score(detector), frames, **common)
+    generate_many = open_loop_in_flight if load == "open" else closed_loop_in_flight
+    return generate_many(detector.submit, frames, inflight=inflight, **common)

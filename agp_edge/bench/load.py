@@ -9,9 +9,7 @@ closed systems: Schroeder, Wierman, Harchol-Balter, NSDI 2006.)
 
 from __future__ import annotations
 
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agp_edge.bench.samples import Recorder
@@ -26,11 +24,11 @@ if TYPE_CHECKING:
 
     Score = Callable[[NDArray[Any]], Latency]
 
-__all__ = ["Clock", "SteadyClock", "closed_loop", "open_loop"]
+__all__ = ["LEAD_NS", "PATIENCE", "Clock", "SteadyClock", "closed_loop", "open_loop"]
 
 # An open loop that cannot keep up is given up when it has lasted this many times its duration.
 PATIENCE = 2.0
-# Threads are started and the first frame is fetched before anything is due.
+# The load is set up before anything is due.
 LEAD_NS = 20_000_000
 
 
@@ -67,40 +65,27 @@ def closed_loop(
     frames: Sequence[NDArray[Any]],
     *,
     duration_s: float,
-    inflight: int = 1,
     clock: Clock | None = None,
     recorder: Recorder | None = None,
 ) -> Samples:
-    """Every worker asks for the next frame as soon as its last one is served.
+    """Asks for the next frame as soon as the last one is served.
 
     Args:
-        score: scores one frame; thread-safe where `inflight` is more than 1. What it raises ends
-            the load.
+        score: scores one frame; what it raises ends the load.
         frames: taken in turn, again and again.
         duration_s: no frame is begun later than this.
-        inflight: how many frames are under way at a time, one thread each.
         clock: None: the system's.
         recorder: given from outside to be watched while the load runs.
     """
     clock = clock or SteadyClock()
     recorder = recorder or Recorder()
-    take = _Counter()
-    stop = threading.Event()
     origin = clock.now()
     end_of_load = origin + int(duration_s * 1e9)
-
-    def work() -> None:
-        while not stop.is_set():
-            begun = clock.now()
-            if begun >= end_of_load:
-                return
-            index = take()
-            frame = frames[index % len(frames)]
-            start = clock.now()
-            latency = score(frame)
-            recorder.add(index, start, start, clock.now(), latency)
-
-    _run(work, inflight, stop)
+    index = 0
+    while (start := clock.now()) < end_of_load:
+        latency = score(frames[index % len(frames)])
+        recorder.add(index, start, start, clock.now(), latency)
+        index += 1
     return recorder.samples(origin)
 
 
@@ -110,11 +95,10 @@ def open_loop(
     *,
     rate_hz: float,
     duration_s: float,
-    inflight: int = 1,
     clock: Clock | None = None,
     recorder: Recorder | None = None,
 ) -> Samples:
-    """Frame i is due at i / rate; the first free worker takes it, at that time or later.
+    """Frame i is due at i / rate, and is begun at that time or as soon as the one before is done.
 
     No frame is dropped. Where the load lasts longer than twice `duration_s` it is given up, and the
     frames that are left count as unserved: their latency is more than any that was measured.
@@ -124,59 +108,22 @@ def open_loop(
         frames: as for `closed_loop`.
         rate_hz: frames a second.
         duration_s: frames due before this are sent.
-        inflight: as for `closed_loop`.
         clock: None: the system's.
         recorder: as for `closed_loop`.
     """
     clock = clock or SteadyClock()
     recorder = recorder or Recorder()
-    take = _Counter()
-    stop = threading.Event()
     count = max(1, round(rate_hz * duration_s))
     period = 1e9 / rate_hz
     origin = clock.now() + LEAD_NS
     give_up = origin + int(PATIENCE * duration_s * 1e9)
-
-    def work() -> None:
-        while not stop.is_set():
-            index = take()
-            if index >= count:
-                return
-            due = origin + round(index * period)
-            frame = frames[index % len(frames)]
-            clock.sleep_until(due)
-            start = clock.now()
-            if start >= give_up:
-                recorder.add_unserved(due)
-                continue
-            latency = score(frame)
-            recorder.add(index, due, start, clock.now(), latency)
-
-    _run(work, inflight, stop)
+    for index in range(count):
+        due = origin + round(index * period)
+        clock.sleep_until(due)
+        start = clock.now()
+        if start >= give_up:
+            recorder.add_unserved(due)
+            continue
+        latency = score(frames[index % len(frames)])
+        recorder.add(index, due, start, clock.now(), latency)
     return recorder.samples(origin)
-
-
-class _Counter:
-    """0, 1, 2, ... to whoever asks."""
-
-    def __init__(self) -> None:
-        self._next = 0
-        self._lock = threading.Lock()
-
-    def __call__(self) -> int:
-        with self._lock:
-            self._next += 1
-            return self._next - 1
-
-
-def _run(work: Callable[[], None], inflight: int, stop: threading.Event) -> None:
-    if inflight == 1:
-        work()
-        return
-    with ThreadPoolExecutor(inflight, thread_name_prefix="bench") as pool:
-        futures = [pool.submit(work) for _ in range(inflight)]
-        try:
-            for future in futures:
-                future.result()
-        finally:
-            stop.set()

@@ -57,11 +57,11 @@ class Measurement:
         return found
 
     def stages_share(self) -> float | None:
-        """Sum of the stages over the whole, of all frames; "turn" is what is missing to 1."""
+        """Sum of the stages over the whole, of all frames; "other" is what is missing to 1."""
         whole = int(self.samples.latency.sum())
         if whole <= 0:
             return None
-        return 1 - int(np.asarray(self.samples.stage("turn")).sum()) / whole
+        return 1 - int(np.asarray(self.samples.stage("other")).sum()) / whole
 
     def throughput_hz(self) -> float | None:
         """Served frames a second, from the first call to the last result."""

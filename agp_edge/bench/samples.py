@@ -19,10 +19,11 @@ __all__ = ["ENGINE_STAGES", "STAGES", "Recorder", "Samples"]
 
 # What a `Latency` can hold beside its total, in the order of the frame's way. A CPU engine copies
 # nothing; a field that an engine does not fill is "n/a", not zero.
-ENGINE_STAGES = ("copy", "preprocess", "execute", "postprocess", "copy_back")
-# "queue": from the time a frame was due until somebody took it (open loop). "turn": inside the
-# detector and in none of its stages: waiting for another frame. "python": outside the C++ code.
-STAGES = ("queue", *ENGINE_STAGES, "turn", "python")
+ENGINE_STAGES = ("wait", "copy", "preprocess", "execute", "postprocess", "copy_back")
+# "queue": from the time a frame was due until it was handed in (open loop). "wait": for another
+# frame's turn. "other": inside the detector and in none of its stages. "python": outside the C++
+# code, the way to another thread and back included.
+STAGES = ("queue", *ENGINE_STAGES, "other", "python")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class Samples:
         """One of `STAGES`; None where this engine does not have it."""
         if name == "queue":
             return self.start - self.due
-        if name == "turn":
+        if name == "other":
             return self.total - sum(self.engine.values(), np.zeros_like(self.total))
         if name == "python":
             return self.end - self.start - self.total

@@ -29,13 +29,14 @@ __all__ = [
 ]
 
 STAGE_NAMES = {
-    "queue": "waiting for a worker",
+    "queue": "waiting to be handed in",
+    "wait": "waiting for its turn",
     "copy": "copy",
     "preprocess": "preprocess",
     "execute": "execute",
     "postprocess": "postprocess",
     "copy_back": "copy back",
-    "turn": "waiting for its turn",
+    "other": "rest of the detector",
     "python": "Python",
 }
 
@@ -82,17 +83,19 @@ def benchmark_lines(benchmark: Benchmark) -> Iterator[str]:
 
 def remarks(benchmark: Benchmark) -> Iterator[str]:
     """What a reader has to know before the figures."""
-    warmed, machine = benchmark.warm_up, benchmark.provenance["machine"]
-    if warmed.steady:
-        yield (
-            f"warm-up: {warmed.frames} frames, {warmed.seconds:.1f} s; steady after "
-            f"{warmed.truncated} by {warmed.rule}"
-        )
-    else:
-        yield (
-            f"warm-up: no steady state within {warmed.frames} frames, {warmed.seconds:.1f} s "
-            f"({warmed.rule}): something else uses this machine, or its clocks still change"
-        )
+    machine = benchmark.provenance["machine"]
+    for inflight, warmed in benchmark.warm_ups.items():
+        of = f"warm-up, {inflight} in flight"
+        if warmed.steady:
+            yield (
+                f"{of}: {warmed.frames} frames, {warmed.seconds:.1f} s; steady after "
+                f"{warmed.truncated} by {warmed.rule}"
+            )
+        else:
+            yield (
+                f"{of}: no steady state within {warmed.frames} frames, {warmed.seconds:.1f} s "
+                f"({warmed.rule}): something else uses this machine, or its clocks still change"
+            )
     load = machine["load_average"]
     if load is not None and load > 0.5 * machine["cores"]:
         yield (
@@ -114,12 +117,12 @@ def _measurement_lines(measurement: Measurement) -> Iterator[str]:
     throughput = measurement.throughput_hz()
     yield f"{head}: {whole.count} frames, {number(throughput)} frames/s"
     columns = "".join(f"{name:>22}" for name in ("p50", "p90", "p99", "p99.9"))
-    yield f"  {'ms':22}{'min':>7}{columns}{'max':>8}{'jitter':>8}"
+    yield f"  {'ms':24}{'min':>7}{columns}{'max':>8}{'jitter':>8}"
     yield _row("end to end", whole)
     for stage, summary in measurement.stages().items():
         if summary is None:
             if stage in ("copy", "copy_back"):
-                yield f"  {STAGE_NAMES[stage]:22}     n/a"
+                yield f"  {STAGE_NAMES[stage]:24}     n/a"
             continue
         yield _row(STAGE_NAMES[stage], summary)
     yield f"  {_deadline_line(measurement, whole)}"
@@ -130,7 +133,7 @@ def _measurement_lines(measurement: Measurement) -> Iterator[str]:
 def _row(name: str, summary: Summary) -> str:
     cells = "".join(f"{cell(found):>22}" for found in summary.percentiles)
     return (
-        f"  {name:22}{number(summary.minimum):>7}{cells}{number(summary.maximum):>8}"
+        f"  {name:24}{number(summary.minimum):>7}{cells}{number(summary.maximum):>8}"
         f"{number(summary.jitter):>8}"
     )
 
@@ -168,7 +171,7 @@ def load_remarks(measurement: Measurement) -> Iterator[str]:
             "take frames as independent, are too narrow"
         )
     share_of_stages = measurement.stages_share()
-    if measurement.inflight == 1 and share_of_stages is not None and share_of_stages < 0.95:
+    if share_of_stages is not None and share_of_stages < 0.95:
         yield f"the stages explain only {share_of_stages:.0%} of the whole"
     machine = measurement.machine
     if machine["power_w"] is not None:

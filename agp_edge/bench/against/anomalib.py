@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["open_anomalib"]
 
+RUNTIMES = ("torch", "openvino", "onnx")
+
 
 def open_anomalib(path: str | os.PathLike[str], *, threads: int) -> Way:
     """The inferencer that fits the file: .pt for PyTorch, .xml or .onnx for OpenVINO.
@@ -34,7 +36,9 @@ def open_anomalib(path: str | os.PathLike[str], *, threads: int) -> Way:
     file = Path(path)
     deploy = require("anomalib.deploy")
     logging.getLogger("anomalib").setLevel(logging.ERROR)
-    name = file.parent.name if file.stem == "model" else file.stem
+    # its export calls every file weights/<runtime>/model
+    folders = [part.name for part in file.parents if part.name not in ("weights", *RUNTIMES)]
+    name = folders[0] if file.stem == "model" and folders else file.stem
     try:
         if file.suffix in (".pt", ".pth"):
             return _torch(deploy, file, name, threads)

@@ -48,9 +48,9 @@ def made_of(latency_ms, *, load="closed", rate_hz=60.0, sha="a" * 64, unserved=0
         },
         frames={"sha256": sha, "sizes": {"640x480 bgr8": 2}, "source": "synthetic"},
         settings={"engine": "e", "threads": 1},
-        warm_up=WarmUp(
-            frames=1, truncated=0, seconds=1.0, steady=True, rule="", latency_ns=[1]
-        ),
+        warm_ups={
+            1: WarmUp(frames=1, truncated=0, seconds=1.0, steady=True, rule="", latency_ns=[1])
+        },
         peak_rss_at_load=None,
         measurements=(
             Measurement(

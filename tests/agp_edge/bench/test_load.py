@@ -1,11 +1,15 @@
 """Load generators on a clock that only moves when somebody waits or works: exact figures."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from agp_edge.bench.load import closed_loop, open_loop
+from agp_edge.bench.load_in_flight import closed_loop_in_flight, open_loop_in_flight
 from agp_edge.bench.measurement import Measurement
 from agp_edge.bench.samples import Samples
 from agp_edge.result import Latency
@@ -86,7 +90,7 @@ def test_stages_are_accounted_for_to_the_last_nanosecond():
     clock = HandClock()
     samples = open_loop(server(clock, STALL), FRAMES, rate_hz=100.0, duration_s=1.0, clock=clock)
     parts = [samples.stage(name) for name in ("queue", "preprocess", "execute", "postprocess")]
-    parts += [samples.stage("turn"), samples.stage("python")]
+    parts += [samples.stage("other"), samples.stage("python")]
     assert (sum(parts) == samples.latency).all()
     assert samples.stage("copy") is None
     assert samples.stage("copy_back") is None
@@ -116,34 +120,83 @@ def test_a_line_that_is_slightly_too_fast_is_called_overloaded():
     assert measurement(samples, "open").is_overloaded()
 
 
-def test_every_frame_is_served_once_whoever_serves_it():
+def pool_of(workers, score):
+    """What `Detector.submit` is to a load: futures of results, `workers` at a time."""
+    pool = ThreadPoolExecutor(workers)
+    return lambda frame: pool.submit(lambda: SimpleNamespace(latency=score(frame)))
+
+
+NOTHING = Latency(preprocess_ms=0, execute_ms=0, postprocess_ms=0, total_ms=0)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_every_frame_is_served_once_whoever_serves_it(workers):
     seen = []
-    lock = threading.Lock()
 
     def score(frame):
-        with lock:
-            seen.append(int(frame[0]))
-        return Latency(preprocess_ms=0, execute_ms=0, postprocess_ms=0, total_ms=0)
+        seen.append(int(frame[0]))
+        return NOTHING
 
     frames = [np.array([number]) for number in range(7)]
-    samples = open_loop(score, frames, rate_hz=1000.0, duration_s=0.2, inflight=4)
+    samples = open_loop_in_flight(
+        pool_of(workers, score), frames, inflight=3, rate_hz=1000.0, duration_s=0.2
+    )
     assert len(samples.latency) == 200
     assert sorted(seen) == sorted(number % 7 for number in range(200))
     assert (samples.latency > 0).all()
     assert (samples.start >= samples.due).all()
 
 
-@pytest.mark.parametrize("inflight", [1, 3])
-def test_what_scoring_raises_ends_the_load(inflight):
-    calls = iter(range(1000))
+def test_no_more_frames_are_under_way_than_were_asked_for():
+    under_way, most, lock = 0, 0, threading.Lock()
 
     def score(frame):
-        if next(calls) == 5:
-            raise RuntimeError("the sixth call")
-        return Latency(preprocess_ms=0, execute_ms=0, postprocess_ms=0, total_ms=0)
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.005)
+        with lock:
+            under_way -= 1
+        return NOTHING
+
+    samples = closed_loop_in_flight(pool_of(8, score), FRAMES, inflight=3, duration_s=0.3)
+    assert most == 3
+    assert len(samples.end) > 60  # three times as many as one after the other
+    late = open_loop_in_flight(
+        pool_of(8, score), FRAMES, inflight=2, rate_hz=1000.0, duration_s=0.1
+    )
+    assert most == 3
+    assert len(late.unserved) > 0  # 400 a second at most, given up after 0.2 s
+    assert len(late.end) + len(late.unserved) == 100
+
+
+def test_what_scoring_raises_ends_the_load():
+    def failing():
+        calls = iter(range(1000))
+
+        def score(frame):
+            if next(calls) == 5:
+                raise RuntimeError("the sixth call")
+            return NOTHING
+
+        return score
 
     with pytest.raises(RuntimeError, match="the sixth call"):
-        closed_loop(score, FRAMES, duration_s=60.0, inflight=inflight)
+        closed_loop(failing(), FRAMES, duration_s=60.0)
+    with pytest.raises(RuntimeError, match="the sixth call"):
+        closed_loop_in_flight(pool_of(2, failing()), FRAMES, inflight=3, duration_s=60.0)
+    with pytest.raises(RuntimeError, match="the sixth call"):
+        open_loop_in_flight(pool_of(2, failing()), FRAMES, inflight=3, rate_hz=1e4, duration_s=60.0)
+
+
+def refusing(frame):
+    raise RuntimeError("not this frame")
+
+
+def test_what_submit_raises_ends_the_load():
+    with pytest.raises(RuntimeError, match="not this frame"):
+        closed_loop_in_flight(refusing, FRAMES, inflight=2, duration_s=60.0)
 
 
 def test_columns_and_back():

@@ -1,0 +1,305 @@
+"""Latency on a CPU: ours beside the same graph fed by hand, anomalib, the bare engine, and INT8.
+
+Four parts, each of a minute or so, all of them interleaved frame by frame in random order, so that
+what else the machine does meets all ways alike; read the ratios, not the milliseconds.
+
+    beside      Detector.score (ONNX Runtime, OpenVINO) beside ONNX Runtime and OpenVINO between
+                OpenCV, Pillow and SciPy calls, and beside anomalib's inferencers, from 640 x 480
+                and 1920 x 1080 frames
+    overhead    Detector.score from a 1920 x 1080 frame beside the engine's call alone
+    int8        Detector.score with an INT8 file beside FP32, and both image AUROCs
+    bandwidth   preprocessing 1920 x 1080 BGR -> 256, share of the memory-read bandwidth
+
+    python benchmarks/latency.py MODEL [--int8 FILE --fp32 FILE] [--peers FOLDER] [--seconds 30]
+
+MODEL: an .onnx file of 256 x 256. FOLDER holds what anomalib exported (*/weights/*/model.pt and
+.xml, for example of the detectors that benchmarks/peers.py --fitted keeps; --export-peers FITTED
+writes them). anomalib's .pt files need TRUST_REMOTE_CODE=1. Writes results/latency.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import stages
+from magnetic_tile import lay_out
+from numpy.typing import NDArray
+from provenance import write_result
+
+import agp_edge
+from agp_edge.bench.against import open_ways, side_by_side
+from agp_edge.bench.against.way import Way
+from agp_edge.bench.frames import synthetic_frames
+from agp_edge.bench.text import number
+from agp_edge.demo_data import DATA_NOTE
+from agp_edge.evaluate import evaluate
+from agp_edge.files import write_aside
+
+ENGINES = ("onnxruntime", "openvino")
+SIZES = ((640, 480), (1920, 1080))
+SIDE = 256
+
+
+def scorer(detector: agp_edge.Detector) -> Callable[[NDArray[np.uint8]], float]:
+    """A frame in, a score out."""
+
+    def score(frame: NDArray[np.uint8]) -> float:
+        return detector.score(frame).score
+
+    return score
+
+
+def beside(model: Path, peers: Sequence[Path], seconds: float, threads: int) -> dict[str, Any]:
+    """All ways on frames of both sizes."""
+    detectors = {
+        engine: agp_edge.Detector(model, engine=engine, threads=threads) for engine in ENGINES
+    }
+    manifest = agp_edge.read_manifest(model)
+    ways, left_out = open_ways(model, manifest, ["all"], models=peers, threads=threads)
+    ours = Way(name="agp_edge, OpenVINO", score=scorer(detectors["openvino"]), same_graph=True)
+    return {
+        "left_out": left_out,
+        **{
+            f"{width}x{height}": side_by_side(
+                scorer(detectors["onnxruntime"]),
+                [ours, *ways],
+                synthetic_frames(width, height).arrays,
+                duration_s=seconds,
+                rest=threads != 1,
+                name="agp_edge, ONNX Runtime",
+            ).to_dict()
+            for width, height in SIZES
+        },
+    }
+
+
+def overhead(model: Path, seconds: float) -> dict[str, Any]:
+    """Detector.score beside the engine's own call on a tensor that is already there."""
+    found = {}
+    for engine, bare in (("onnxruntime", bare_onnxruntime), ("openvino", bare_openvino)):
+        detector = agp_edge.Detector(model, engine=engine, threads=1)
+        call = bare(model)
+        found[engine] = side_by_side(
+            lambda _, call=call: call(),
+            [Way(name="Detector.score", score=scorer(detector), same_graph=False)],
+            synthetic_frames(1920, 1080).arrays,
+            duration_s=seconds,
+            rest=False,
+            name="engine alone",
+        ).to_dict()
+    return found
+
+
+def bare_onnxruntime(model: Path) -> Callable[[], float]:
+    """One run of the session on bound memory: the least that ONNX Runtime's Python API costs."""
+    import onnxruntime  # noqa: PLC0415
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    tensor = np.random.default_rng(0).normal(size=(1, 3, SIDE, SIDE)).astype(np.float32)
+    value = onnxruntime.OrtValue.ortvalue_from_numpy(tensor)
+    binding.bind_ortvalue_input(session.get_inputs()[0].name, value)
+    output = session.get_outputs()[0]
+    out = onnxruntime.OrtValue.ortvalue_from_shape_and_type(output.shape, np.float32)
+    binding.bind_ortvalue_output(output.name, out)
+
+    def call() -> float:
+        session.run_with_iobinding(binding)
+        return 1.0
+
+    return call
+
+
+def bare_openvino(model: Path) -> Callable[[], float]:
+    """One inference on the request's own tensors."""
+    import openvino  # noqa: PLC0415
+
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": "1"}
+    request = openvino.Core().compile_model(str(model), "CPU", settings).create_infer_request()
+    tensor = np.random.default_rng(0).normal(size=(1, 3, SIDE, SIDE)).astype(np.float32)
+    request.get_input_tensor().data[:] = tensor
+
+    def call() -> float:
+        request.start_async()
+        request.wait()
+        return 1.0
+
+    return call
+
+
+def int8(fp32: Path, quantised: Path, seconds: float) -> dict[str, Any]:
+    """Both files on each engine; image AUROC on the mono cells that no training saw."""
+    ways = {
+        (kind, engine): agp_edge.Detector(path, engine=engine, threads=1)
+        for kind, path in (("FP32", fp32), ("INT8", quantised))
+        for engine in ENGINES
+    }
+    found: dict[str, Any] = {}
+    frames = synthetic_frames(1920, 1080).arrays
+    for engine in ENGINES:
+        found[engine] = side_by_side(
+            scorer(ways["FP32", engine]),
+            [Way(name="INT8", score=scorer(ways["INT8", engine]), same_graph=False)],
+            frames,
+            duration_s=seconds / len(ENGINES),
+            rest=False,
+            name="FP32",
+        ).to_dict()
+    with tempfile.TemporaryDirectory() as scratch:
+        root = lay_out("mono", Path(scratch) / "mono", 0)
+        found["image_auroc"] = {
+            kind: evaluate(path, root, threads=1).overall.image_auroc
+            for kind, path in (("FP32", fp32), ("INT8", quantised))
+        }
+    return found
+
+
+def bandwidth(rounds: int) -> dict[str, Any]:
+    """Preprocessing's share of what one core reads from memory; also OpenCV's for the same job."""
+    read = stages.read_bandwidth()
+    cases = [
+        stages.timed(stages.preprocessing((1080, 1920), 3, rule, 1), rounds, read)
+        for rule in ("antialias", "area")
+    ]
+    for case in cases:
+        del case["times_ms"]
+    return {"read_gb_s": read, "cases": cases}
+
+
+def table(title: str, found: dict[str, Any]) -> list[str]:
+    """One side-by-side run as Markdown."""
+    lines = [
+        f"{title}; {found['rounds']} rounds:",
+        "",
+        "| way | p50 ms | p99 ms | p99 / p50 | times the first (95 % interval) | scores |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in found["rows"]:
+        p50, p99 = (row["ms"]["percentiles"][key]["value"] for key in ("p50", "p99"))
+        tail = "-" if p99 is None else f"{p99 / p50:.2f}"
+        ratio = "1"
+        if row["ratio"] is not None:
+            low, high = row["ratio_interval"]
+            ratio = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+        scores = "another model"
+        if row["ratio"] is None:
+            scores = "-"
+        elif row["score_difference"] is not None:
+            off = f"{row['score_difference']:.1%}"
+            scores = f"agree within {off}" if row["agrees"] else f"differ by up to {off}"
+        lines.append(
+            f"| {row['name']} | {number(p50)} | {number(p99)} | {tail} | {ratio} | {scores} |"
+        )
+    return [*lines, ""]
+
+
+def summary(results: dict[str, Any]) -> list[str]:
+    """Everything as Markdown."""
+    lines: list[str] = []
+    if "beside" in results:
+        threads = results["beside"]["threads"]
+        for width, height in SIZES:
+            title = f"From {width} x {height} BGR frames to the score, {threads} threads each"
+            lines += table(title, results["beside"][f"{width}x{height}"])
+    for engine, found in results.get("overhead", {}).items():
+        lines += table(f"{engine} alone, and Detector.score from 1920 x 1080, 1 thread", found)
+    if "int8" in results:
+        for engine in ENGINES:
+            lines += table(f"INT8 in {engine}, 1920 x 1080, 1 thread", results["int8"][engine])
+        aurocs = results["int8"]["image_auroc"]
+        lines += [f"Image AUROC: FP32 {aurocs['FP32']:.4f}, INT8 {aurocs['INT8']:.4f}.", ""]
+    if "bandwidth" in results:
+        found = results["bandwidth"]
+        lines += [f"One core reads {found['read_gb_s']:.1f} GB/s. 1920 x 1080 BGR -> 256:", ""]
+        for case in found["cases"]:
+            others = ", ".join(
+                f"{k} takes {v} times as long" for k, v in case["times_faster"].items()
+            )
+            lines.append(
+                f"- {case['rule']}: {case['median_ms']['agp_edge']:.3f} ms, "
+                f"{case['share_of_read_bandwidth']:.0%} of the bandwidth; {others}"
+            )
+    return lines
+
+
+def export_peers(fitted: Path, folder: Path) -> None:
+    """Exports the detectors that peers.py kept, for both of anomalib's inferencers."""
+    import torch  # noqa: PLC0415
+
+    for path in sorted(fitted.glob("*.pt")):
+        model, _ = torch.load(path, weights_only=False)
+        try:
+            model.to_torch(export_root=folder / path.stem)
+            model.to_openvino(export_root=folder / path.stem, input_size=(SIDE, SIDE))
+        except Exception as error:  # whatever the export cannot do is part of the answer
+            print(f"{path.stem}: {type(error).__name__}: {error}"[:200])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--fp32", type=Path, help="what --int8 was made of; default: MODEL")
+    parser.add_argument("--int8", type=Path)
+    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--export-peers", type=Path, metavar="FITTED")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each interleaved run")
+    parser.add_argument("--threads", type=int, default=1, help="of each way, part `beside`")
+    everything = ["beside", "overhead", "int8", "bandwidth"]
+    parser.add_argument("--parts", nargs="+", choices=everything, default=everything)
+    parser.add_argument("--output", default="latency", help="name under results")
+    arguments = parser.parse_args()
+    if arguments.export_peers:
+        export_peers(arguments.export_peers, arguments.peers)
+    peers = sorted(arguments.peers.glob("*/weights/*/model.[px][tm]*")) if arguments.peers else []
+    load = os.getloadavg()[0]
+    results: dict[str, Any] = {}
+    for part in arguments.parts:
+        if part == "beside":
+            found = beside(arguments.model, peers, arguments.seconds, arguments.threads)
+            results[part] = {"threads": arguments.threads, **found}
+        elif part == "overhead":
+            results[part] = overhead(arguments.model, arguments.seconds)
+        elif part == "bandwidth":
+            cv2.setNumThreads(1)
+            results[part] = bandwidth(100)
+        elif arguments.int8:
+            fp32 = arguments.fp32 or arguments.model
+            results[part] = int8(fp32, arguments.int8, arguments.seconds)
+    lines = [
+        f"Load average {load:.1f} on {os.cpu_count()} cores when this began: other programs shared "
+        "them, so read the ratios.",
+        "",
+        *summary(results),
+    ]
+    print("\n".join(lines))
+    path = write_result(
+        arguments.output, {"load_average": load, "data": DATA_NOTE, "results": rounded(results)}
+    )
+    with write_aside(path.with_suffix(".md")) as aside:
+        aside.write_text(f"# {arguments.output}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return 0
+
+
+def rounded(value: Any) -> Any:
+    """The same with floats of five digits: samples need no more, and the file is a third."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
