@@ -1,4 +1,7 @@
 // The kernels themselves, and what cuLaunchKernel has to know of each.
+#include <iterator>
+#include <utility>
+
 #include "../../src/postprocess_cuda.cu"
 #include "../../src/preprocess_cuda.cu"
 #include "fibers.hpp"
@@ -23,31 +26,33 @@ struct Launcher<kFunction> {
            [parameters] { call(parameters, std::index_sequence_for<Parameters...>()); });
   }
 
-  static Kernel kernel(const char* name) { return {name, {sizeof(Parameters)...}, run}; }
+  static constexpr std::size_t kBytes[] = {sizeof(Parameters)...};
+
+  static constexpr Kernel kernel(const char* name) {
+    return {name, kBytes, static_cast<int>(sizeof...(Parameters)), run};
+  }
 };
 
 #define AGP_EDGE_LISTED(name) Launcher<&agp_edge::kernel::name>::kernel(#name)
 
+constexpr Kernel kAll[] = {AGP_EDGE_LISTED(agp_edge_smooth),
+                           AGP_EDGE_LISTED(agp_edge_top_count),
+                           AGP_EDGE_LISTED(agp_edge_top_sum),
+                           AGP_EDGE_LISTED(agp_edge_finish),
+                           AGP_EDGE_LISTED(agp_edge_preprocess_colour8),
+                           AGP_EDGE_LISTED(agp_edge_preprocess_mono8),
+                           AGP_EDGE_LISTED(agp_edge_preprocess_mono16),
+                           AGP_EDGE_LISTED(agp_edge_preprocess_nv12),
+                           AGP_EDGE_LISTED(agp_edge_preprocess_bayer8),
+                           AGP_EDGE_LISTED(agp_edge_preprocess_bayer16)};
+
 }  // namespace
 
-const std::vector<Kernel>& kernels() {
-  static const auto* const all =
-      new std::vector<Kernel>{AGP_EDGE_LISTED(agp_edge_smooth),
-                              AGP_EDGE_LISTED(agp_edge_top_count),
-                              AGP_EDGE_LISTED(agp_edge_top_sum),
-                              AGP_EDGE_LISTED(agp_edge_finish),
-                              AGP_EDGE_LISTED(agp_edge_preprocess_colour8),
-                              AGP_EDGE_LISTED(agp_edge_preprocess_mono8),
-                              AGP_EDGE_LISTED(agp_edge_preprocess_mono16),
-                              AGP_EDGE_LISTED(agp_edge_preprocess_nv12),
-                              AGP_EDGE_LISTED(agp_edge_preprocess_bayer8),
-                              AGP_EDGE_LISTED(agp_edge_preprocess_bayer16)};
-  return *all;
-}
+Kernels kernels() { return {std::begin(kAll), std::end(kAll)}; }
 
 const Kernel* find(const std::string& name) {
   for (const Kernel& kernel : kernels()) {
-    if (kernel.name == name) return &kernel;
+    if (name == kernel.name) return &kernel;
   }
   return nullptr;
 }

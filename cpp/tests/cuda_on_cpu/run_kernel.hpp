@@ -8,7 +8,6 @@
 
 #include <cstddef>
 #include <string>
-#include <vector>
 
 namespace cuda_on_cpu {
 
@@ -18,8 +17,9 @@ enum class Order { kForward, kBackward };
 void set_order(Order order);
 
 struct Kernel {
-  std::string name;
-  std::vector<std::size_t> parameter_bytes;  // of each parameter, in order
+  const char* name;
+  const std::size_t* parameter_bytes;  // of each parameter, in order
+  int parameters;
 
   // A whole launch. `parameters`: address of each one, as cuLaunchKernel takes them; the addresses
   // in them are ordinary pointers. Ends the program when there are no threads, more than a GPU
@@ -29,7 +29,14 @@ struct Kernel {
 };
 
 // All of them, or the one of that name; null where there is none.
-const std::vector<Kernel>& kernels();
+struct Kernels {
+  const Kernel* first;
+  const Kernel* last;  // behind the last one
+
+  const Kernel* begin() const { return first; }
+  const Kernel* end() const { return last; }
+};
+Kernels kernels();
 const Kernel* find(const std::string& name);
 
 }  // namespace cuda_on_cpu

@@ -17,7 +17,8 @@ std::map<std::string, Entry>& entries() {
   static auto* const made = [] {
     auto* const entries = new std::map<std::string, Entry>;
     for (const cuda_on_cpu::Kernel& kernel : cuda_on_cpu::kernels()) {
-      (*entries)[kernel.name] = {kernel.parameter_bytes, kernel.run};
+      (*entries)[kernel.name] = {
+          {kernel.parameter_bytes, kernel.parameter_bytes + kernel.parameters}, kernel.run};
     }
     return entries;
   }();
