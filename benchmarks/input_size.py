@@ -68,7 +68,7 @@ def main() -> None:
 @torch.no_grad()
 def figures(dataset: Dataset, config: ModelConfig) -> dict[str, Any]:
     """Image AUROC, and AUPRO where there are masks, of the judge on the test images."""
-    model, pretrained = new_model(replace(config, head_width=0), "wheel", 0)
+    model, pretrained = new_model(replace(config, fine_memory=0), "wheel", 0)
     reader = ImageReader(config.height, config.width, pretrained.mean, pretrained.std)
 
     def tokens(samples: Any) -> torch.Tensor:

@@ -66,7 +66,9 @@ def configs(arguments: argparse.Namespace) -> tuple[ModelConfig, TrainConfig]:
         model = ModelConfig(
             whiten=False,
             position_scale=False,
-            head_width=0,
+            fine_memory=0,
+            decoder="transformer",
+            score="max",
             decoder_width=384,  # not documented; that of the paper's backbone, as are the heads
             decoder_heads=6,
         )

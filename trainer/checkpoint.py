@@ -193,7 +193,6 @@ def _checkpoint_from(text: str, path: Path) -> Checkpoint:
             raise ModelError(
                 f"'{path}' has the format {version}; this version reads {FORMAT}: update agp-edge"
             )
-        document["model"].setdefault("head_width", 0)  # older ones had no perturbation head
         return Checkpoint(
             **{
                 **document,

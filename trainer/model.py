@@ -1,7 +1,6 @@
 """The network as it is deployed: normalised image (B, 3, H, W) -> distance map (B, 1, gh, gw).
 
-No loss, no optimiser, no file; the only thing of the perturbation branch that lives here is the
-head that learned from it.
+No loss, no optimiser, no file, nothing of the perturbation branch.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from agp_edge.trainer.backbone import Backbone
 from agp_edge.trainer.config import ModelConfig
 from agp_edge.trainer.decoder import MlpDecoder, TransformerDecoder
 from agp_edge.trainer.fusion import Fusion, Whitening
-from agp_edge.trainer.head import PerturbationHead
+from agp_edge.trainer.memory import FineMemory, Memory
 from agp_edge.trainer.position import PositionScale
 
 __all__ = ["AgpNet"]
@@ -26,12 +25,12 @@ _EPSILON = 1e-8
 
 
 class AgpNet(nn.Module):
-    """Frozen backbone, fusion, whitening, reconstruction, position scaling, perturbation head."""
+    """Frozen backbone, fusion, whitening, reconstruction, position scaling, fine memory."""
 
-    decoder: TransformerDecoder | MlpDecoder
+    decoder: Memory | TransformerDecoder | MlpDecoder
     whitening: Whitening | None
     position: PositionScale | None
-    head: PerturbationHead | None
+    fine: FineMemory | None
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         """Builds the trained part round a backbone.
@@ -65,7 +64,14 @@ class AgpNet(nn.Module):
         if self.whitening is not None:
             channels = self.whitening.channels
         self.channels = channels  # of the target
-        if config.decoder == "transformer":
+        if config.decoder == "memory":
+            if config.distance != "l2":
+                raise ModelError(
+                    f"distance is '{config.distance}', and the decoder is 'memory', whose "
+                    "prototypes are nearest by l2; give another decoder or l2"
+                )
+            self.decoder = Memory(channels, config.memory)
+        elif config.decoder == "transformer":
             self.decoder = TransformerDecoder(
                 channels,
                 self.grid[0] * self.grid[1],
@@ -83,18 +89,17 @@ class AgpNet(nn.Module):
                 dropout=config.dropout,
             )
         else:
-            raise ModelError(f"decoder is '{config.decoder}'; expected transformer or mlp")
+            raise ModelError(f"decoder is '{config.decoder}'; expected memory, transformer or mlp")
         self.position = PositionScale(self.grid) if config.position_scale else None
-        self.head = None
+        self.fine = None
         self.output_grid = self.grid  # of the distance map
-        if config.head_width:
-            # thin defects are seen on the finest grid that a layer has
-            fine = min(stride, *backbone.strides)
-            self.output_grid = (config.height // fine, config.width // fine)
-            self.head = PerturbationHead(
+        finest = min(backbone.strides)
+        if config.fine_memory and finest < stride:
+            self.output_grid = (config.height // finest, config.width // finest)
+            self.fine = FineMemory(
                 backbone.channels,
                 self.output_grid,
-                config.head_width,
+                config.fine_memory,
                 position=config.position_scale,
             )
 
@@ -105,13 +110,12 @@ class AgpNet(nn.Module):
     def distance_map(self, features: list[Tensor]) -> Tensor:
         """Feature maps of the layers -> distance map (B, 1, *output_grid)."""
         distance = self.reconstruction_map(features)
-        if self.head is None:
+        if self.fine is None:
             return distance
-        if self.output_grid != self.grid:
-            distance = functional.interpolate(
-                distance, self.output_grid, mode="bilinear", align_corners=False
-            )
-        evidence: Tensor = self.head(features)
+        distance = functional.interpolate(
+            distance, self.output_grid, mode="bilinear", align_corners=False
+        )
+        evidence: Tensor = self.fine(features)
         return distance + evidence
 
     def reconstruction_map(self, features: list[Tensor]) -> Tensor:
@@ -121,7 +125,11 @@ class AgpNet(nn.Module):
 
     def raw_distance(self, target: Tensor) -> Tensor:
         """Target tokens (B, N, C) -> distance map (B, 1, gh, gw) before the position scaling."""
-        return self.distance(target, self.decoder(target)).reshape(-1, 1, *self.grid)
+        if isinstance(self.decoder, Memory):
+            distance = self.decoder.distance(target)
+        else:
+            distance = self.distance(target, self.decoder(target))
+        return distance.reshape(-1, 1, *self.grid)
 
     def target(self, image: Tensor) -> Tensor:
         """Tokens (B, N, C) to be reconstructed."""

@@ -41,11 +41,13 @@ def setup_defaults(setup: str) -> tuple[ModelConfig, TrainConfig]:
         # From copies of a few images neither the spread at a position nor a full covariance can be
         # learned. Solar cells, the Gaussian that the decoder starts from, 1 / 2 / 4 images: image
         # AUROC 0.61 / 0.62 / 0.68 with position scaling, 0.65 / 0.68 / 0.74 without.
-        # A perturbation head would know the few images by heart.
         return (
-            ModelConfig(position_scale=False, shrinkage=1.0, head_width=0),
+            ModelConfig(position_scale=False, shrinkage=1.0),
             TrainConfig(setup=setup),
         )
+    if setup == "multi-class":
+        # Each product needs prototypes of its own, and a position means something else in each.
+        return ModelConfig(position_scale=False, memory=3072), TrainConfig(setup=setup)
     return ModelConfig(), TrainConfig(setup=setup)
 
 

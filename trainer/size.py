@@ -252,7 +252,8 @@ def _tried(
         own = replace(config, layers=layers, stride=8 if what == "early" else config.stride)
         try:
             net = new_model(own)[0]
-            if net.grid[0] * net.grid[1] > _MOST_ATTENDED:
+            attends = own.decoder == "transformer"
+            if attends and net.grid[0] * net.grid[1] > _MOST_ATTENDED:
                 own = replace(own, decoder="mlp", decoder_width=_WIDTH, bottleneck=_BOTTLENECK)
                 net = new_model(own)[0]
         except ModelError:  # the size does not fit the strides of these layers

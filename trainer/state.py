@@ -84,7 +84,7 @@ def write_state(
     *,
     model: AgpNet,
     twin: nn.Module | None,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
 ) -> None:
     """Writes the state after an epoch.
 
@@ -94,12 +94,13 @@ def write_state(
         history: of all epochs so far.
         model: what `trained_state` gives is saved; the backbone does not change.
         twin: the decoder's momentum copy, if there is one.
-        optimizer: of the decoder.
+        optimizer: of the decoder, if it is trained.
     """
     tensors = {f"model.{key}": tensor for key, tensor in model.trained_state().items()}
     if twin is not None:
         tensors.update({f"twin.{key}": tensor for key, tensor in twin.state_dict().items()})
-    for index, values in optimizer.state_dict()["state"].items():
+    trained = {} if optimizer is None else optimizer.state_dict()["state"]
+    for index, values in trained.items():
         tensors.update({f"optimizer.{index}.{key}": value for key, value in values.items()})
     document = {
         "model": config_to_dict(identity.model),
@@ -126,7 +127,6 @@ def read_state(folder: Path) -> State | None:
     tensors, header = read_tensors(path), read_header(path)
     try:
         document = json.loads(header["state"])
-        document["model"].setdefault("head_width", 0)  # older ones had no perturbation head
         identity = Identity(
             model=config_from_dict(ModelConfig, document["model"], f"'{path}'"),
             train=config_from_dict(TrainConfig, document["train"], f"'{path}'"),
@@ -140,7 +140,10 @@ def read_state(folder: Path) -> State | None:
 
 
 def restore(
-    state: State, model: AgpNet, twin: nn.Module | None, optimizer: torch.optim.Optimizer
+    state: State,
+    model: AgpNet,
+    twin: nn.Module | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
     """Puts the tensors back to where `write_state` took them from."""
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "twin": {}, "optimizer": {}}
@@ -150,6 +153,8 @@ def restore(
     model.load_trained_state(parts["model"])
     if twin is not None:
         twin.load_state_dict(parts["twin"])
+    if optimizer is None:
+        return
     values: dict[int, dict[str, Tensor]] = {}
     for name, tensor in parts["optimizer"].items():
         index, _, key = name.partition(".")

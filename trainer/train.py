@@ -1,16 +1,14 @@
-"""The training loop: reads good images, writes runs/NAME/ (checkpoint, state, log, loss.png)."""
+"""A training from end to end: good images -> runs/NAME/ (checkpoint, state, log, loss.png)."""
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from agp_edge.errors import ModelError
 from agp_edge.files import remove_leftovers
@@ -25,42 +23,23 @@ from agp_edge.trainer.data import (
     image_key,
     training_data,
 )
-from agp_edge.trainer.decoder import TransformerDecoder
-from agp_edge.trainer.device import open_fabric, own_share
-from agp_edge.trainer.features import (
-    Features,
-    FeaturesPart,
-    default_cache_dir,
-    in_order,
-    open_features,
-)
-from agp_edge.trainer.head_training import add_head
-from agp_edge.trainer.log import best_epoch, draw_loss, write_log
-from agp_edge.trainer.loss import reconstruction_loss, two_pass_loss
+from agp_edge.trainer.device import open_fabric
+from agp_edge.trainer.features import FeaturesPart, default_cache_dir, in_order, open_features
+from agp_edge.trainer.log import best_epoch, draw_loss
+from agp_edge.trainer.loop import Run, remember, run_epochs, what_is_kept
+from agp_edge.trainer.memory import Memory
+from agp_edge.trainer.memory_training import add_fine_memory, fit_memory
 from agp_edge.trainer.network import new_model, tensor_digest
-from agp_edge.trainer.perturbation import (
-    combined_mask,
-    drop_tokens,
-    momentum_copy,
-    perturb_image,
-    perturb_tokens,
-    rising,
-    update_momentum,
-)
-from agp_edge.trainer.record import new_checkpoint
-from agp_edge.trainer.schedule import epoch_seed, learning_rate
 from agp_edge.trainer.setups import decided_augment, decided_size
-from agp_edge.trainer.state import Identity, read_state, restore, write_state
+from agp_edge.trainer.state import Identity, read_state, restore
 from agp_edge.trainer.suspects import drawn, training_shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from lightning_fabric import Fabric
     from torch import Tensor
 
     from agp_edge.dataset import Dataset
-    from agp_edge.trainer.model import AgpNet
     from agp_edge.trainer.setups import SizeBudget
 
 __all__ = ["TrainResult", "train"]
@@ -83,7 +62,7 @@ def _nothing(_: str) -> None:
     pass
 
 
-def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
+def train(  # noqa: PLR0915  (one loop, readable from top to bottom)
     dataset: Dataset,
     output: str | Path,
     model_config: ModelConfig | None = None,
@@ -198,7 +177,7 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
             device=on,
             progress=progress,
         )
-    check_unchanged(data, _what_is_kept(None))
+    check_unchanged(data, what_is_kept(None))
     train_features = FeaturesPart(features, 0, len(data.train))
     stop_features = FeaturesPart(features, len(data.train), len(data.stop))
     # whitening and position scaling are fitted once, on all images that are not the threshold's
@@ -215,138 +194,56 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     )
     fit_order = drawn(fit_order, shares, [config.seed, 0])
 
-    # ---- what the loop changes
-    decoder = model.decoder
-    twin = None  # the decoder's momentum copy
-    if config.perturbation == "attention" and isinstance(decoder, TransformerDecoder):
-        twin = momentum_copy(decoder)
-    optimizer = torch.optim.AdamW(
-        decoder.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    run = Run(
+        folder=folder,
+        fabric=fabric,
+        identity=identity,
+        pretrained=pretrained,
+        data=data,
+        size_reason=choice,
+        model=model,
+        reader=reader,
+        features=train_features,
+        stop_features=stop_features,
+        shares=shares[: len(data.train)],
+        progress=progress,
     )
-    history: list[dict[str, Any]] = []
-    if state is not None:
-        restore(state, model, twin, optimizer)
-        history = state.history
-    elif model.whitening is not None and first:
-        tokens_only = (tokens for tokens, _ in in_order(features, config.batch, fit_order))
-        model.whitening.fit(tokens_only, model_config.shrinkage)
-    model.load_trained_state(fabric.broadcast(model.trained_state()))
-    # the same module and optimizer, on the device, in this precision, in step with other processes
-    trained, stepper = fabric.setup(decoder, optimizer)
-    best = best_epoch(history)
 
-    # ---- the loop
-    steps = math.ceil(len(epoch_order(data.train, config.seed, 0)) / config.batch)
-    bar = tqdm(
-        total=config.epochs, initial=len(history), desc="train", unit="epoch", disable=not progress
-    )
+    # ---- what is learned
+    if state is not None:
+        restore(state, model)
+    elif first:
+        if model.whitening is not None:
+            tokens_only = (tokens for tokens, _ in in_order(features, config.batch, fit_order))
+            model.whitening.fit(tokens_only, model_config.shrinkage)
+        if isinstance(model.decoder, Memory):
+            fit_memory(model, model.decoder, features, fit_order, config.seed)
+    model.load_trained_state(fabric.broadcast(model.trained_state()))
+    history = [] if state is None else state.history
     completed = False
     try:
-        for epoch in range(len(history), config.epochs):
-            if best is not None and epoch - best["epoch"] > config.patience:
-                break  # early stop: its error has not fallen for `patience` epochs
-            epoch_start = time.perf_counter()
-            # streams of numbers of this epoch alone: a resumed run draws the same ones
-            seed = epoch_seed(config.seed, epoch, fabric.global_rank)
-            torch.manual_seed(seed)
-            noise = torch.Generator(on).manual_seed(seed + 1)
-            order = epoch_order(data.train, config.seed, epoch)
-            order = drawn(order, shares[: len(data.train)], [config.seed, epoch, 1])
-            hardness = rising(epoch, config.epochs)
-            decoder.train()
-            losses = []
-            for step in range(steps):
-                rate = learning_rate(config, epoch * steps + step, config.epochs * steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                indices, weight = own_share(
-                    fabric, order[step * config.batch : (step + 1) * config.batch]
-                )
-                tokens, prior = train_features.read(indices)
-                with torch.no_grad():
-                    clean = model.whitened(tokens.to(on))  # (B, N, C): the target
-                    mask = _mask(config, twin, clean, prior.to(on))  # (B, N), or None
-                    disturbed = _disturbed(config, clean, mask, hardness, noise)
-                feature_loss = reconstruction_loss(clean, trained(disturbed), config.hard_share)
-                image_loss = None
-                if config.image_noise:
-                    images = reader.read([data.train[index] for index in indices])
-                    disturbed = _disturbed_twice(
-                        model, config, images.to(on), mask, hardness, noise=noise
-                    )
-                    image_loss = reconstruction_loss(clean, trained(disturbed), config.hard_share)
-                loss = two_pass_loss(feature_loss, image_loss) * weight
-
-                stepper.zero_grad(set_to_none=True)
-                fabric.backward(loss)
-                norm = fabric.clip_gradients(
-                    trained, stepper, max_norm=config.clip, error_if_nonfinite=False
-                )
-                losses.append(float(loss.detach()))
-                # fp16 finds its scale by overflowing now and then, and skips that step
-                if not math.isfinite(losses[-1] + float(norm) * (config.precision != "fp16")):
-                    paths = [data.train[index].path for index in indices]
-                    raise ModelError(
-                        f"the loss is {losses[-1]} and its gradient {float(norm)} in epoch "
-                        f"{epoch}, step {step}: {_cause_of_divergence(clean, paths, rate)}; "
-                        f"{_what_is_kept(best)}"
-                    )
-                stepper.step()
-                if twin is not None:
-                    update_momentum(twin, decoder, config.momentum)
-
-            error = _held_out_error(model, stop_features, config.batch, fabric)
-            if error is not None and not math.isfinite(error):
-                raise ModelError(
-                    f"the held-out error is {error} after epoch {epoch}: the training diverges at "
-                    f"the learning rate {rate:g}; lower it; {_what_is_kept(best)}"
-                )
-            check_unchanged(data, _what_is_kept(best))
-            entry = {
-                "epoch": epoch,
-                "loss": float(fabric.all_reduce(torch.tensor(sum(losses) / steps).to(on))),
-                "held_out_error": error,
-                "learning_rate": rate,
-                "hardness": hardness,
-                "seconds": round(time.perf_counter() - epoch_start, 3),
-            }
-            history.append(entry)
-            if best_epoch(history) is entry:
-                best = entry
-                if first:
-                    write_checkpoint(
-                        folder,
-                        model,
-                        new_checkpoint(
-                            folder, identity, pretrained, data, entry, size_reason=choice
-                        ),
-                    )
-            if first:
-                write_state(folder, identity, history, model=model, twin=twin, optimizer=optimizer)
-                write_log(folder, history)
-            bar.update()
-            bar.set_postfix(loss=f"{entry['loss']:.4f}", held_out=error)
+        if isinstance(model.decoder, Memory):
+            remember(run, history)
+        else:
+            run_epochs(run, history, state)
         completed = True
     finally:  # also after Ctrl-C or a loss that is not finite: the best epoch stays usable
-        bar.close()
-        if best is not None and first:
+        if history and first:
             draw_loss(folder, history)
             changed = set(changed_images(data))
             good = [index for index in fit_order if samples[index].path not in changed]
             batches = in_order(features, config.batch, np.array(good, np.intp))
-            _finish(folder, batches, on, awaits_head=completed and model.head is not None)
-    if first and model.head is not None:
-        add_head(
+            _finish(folder, batches, on, awaits_fine=completed and model.fine is not None)
+    if first and model.fine is not None:
+        add_fine_memory(
             folder,
-            data.train,
-            train_features,
-            data.stop,
-            pretrained=pretrained,
+            [samples[index] for index in fit_order],
             reader=reader,
             on=on,
             progress=progress,
         )
     fabric.barrier()
+    best = best_epoch(history)
     assert best is not None  # for the type checker: there is at least one epoch
     return TrainResult(
         folder=folder,
@@ -359,69 +256,11 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     )
 
 
-def _mask(
-    config: TrainConfig, twin: TransformerDecoder | None, clean: Tensor, prior: Tensor
-) -> Tensor | None:
-    """A, where to perturb, (B, N); None: everywhere alike."""
-    if config.perturbation != "attention":
-        return None
-    return combined_mask(prior, None if twin is None else twin.attention(clean))
-
-
-def _disturbed(
-    config: TrainConfig,
-    clean: Tensor,
-    mask: Tensor | None,
-    hardness: float,
-    noise: torch.Generator,
-) -> Tensor:
-    if config.perturbation == "none":
-        return clean
-    if config.perturbation == "dropout":
-        return drop_tokens(clean, min(config.alpha * hardness, 1.0), generator=noise)
-    return perturb_tokens(clean, mask, config.alpha * hardness, config.beta, generator=noise)
-
-
-@torch.no_grad()
-def _disturbed_twice(
-    model: AgpNet,
-    config: TrainConfig,
-    images: Tensor,
-    mask: Tensor | None,
-    hardness: float,
-    *,
-    noise: torch.Generator,
-) -> Tensor:
-    """Tokens of disturbed images, disturbed once more: the second pass of the loss."""
-    if mask is None:
-        mask = torch.ones(len(images), model.grid[0] * model.grid[1], device=images.device)
-    share = config.image_share * hardness
-    images = perturb_image(images, mask, model.grid, share, config.image_noise_std, generator=noise)
-    where = mask if config.perturbation == "attention" else None
-    return _disturbed(config, model.target(images), where, hardness, noise)
-
-
-@torch.no_grad()
-def _held_out_error(model: AgpNet, features: Features, batch: int, fabric: Fabric) -> float | None:
-    """Mean squared error of early stop's tokens, without any perturbation; None: there are none."""
-    if not len(features):
-        return None
-    model.decoder.eval()
-    total, count = 0.0, 0
-    own = np.arange(fabric.global_rank, len(features), fabric.world_size)
-    for tokens, _ in in_order(features, batch, own):
-        clean = model.whitened(tokens.to(fabric.device))
-        total += float(reconstruction_loss(clean, model.decoder(clean))) * len(tokens)
-        count += len(tokens)
-    sums = fabric.all_reduce(torch.tensor([total, count]).to(fabric.device), reduce_op="sum")
-    return float(sums[0]) / float(sums[1])
-
-
 @torch.no_grad()
 def _finish(
-    folder: Path, batches: Iterable[tuple[Tensor, Tensor]], on: torch.device, *, awaits_head: bool
+    folder: Path, batches: Iterable[tuple[Tensor, Tensor]], on: torch.device, *, awaits_fine: bool
 ) -> None:
-    """Fits the best epoch's position scaling; the checkpoint is finished unless a head follows."""
+    """Fits the best epoch's position scaling; the checkpoint is finished unless more follows."""
     model, checkpoint = load_model(folder)
     if checkpoint.finished:
         return
@@ -430,18 +269,4 @@ def _finish(
         model.position.fit(
             model.raw_distance(model.whitened(tokens.to(on))) for tokens, _ in batches
         )
-    write_checkpoint(folder, model, replace(checkpoint, finished=not awaits_head))
-
-
-def _cause_of_divergence(clean: Tensor, paths: list[Path], rate: float) -> str:
-    finite = torch.isfinite(clean).flatten(1).all(dim=1).tolist()
-    bad = [path for path, fine in zip(paths, finite, strict=True) if not fine]
-    if bad:
-        return f"the features of '{bad[0]}' are not finite; remove the image"
-    return f"the training diverges at the learning rate {rate:g}; lower it"
-
-
-def _what_is_kept(best: dict[str, Any] | None) -> str:
-    if best is None:
-        return "no checkpoint was written"
-    return f"the checkpoint of epoch {best['epoch']} is kept"
+    write_checkpoint(folder, model, replace(checkpoint, finished=not awaits_fine))

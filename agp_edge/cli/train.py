@@ -69,7 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the backbone: stages of a CNN, blocks of a ViT",
     )
     parser.add_argument(
-        "--epochs", type=int, metavar="N", help="at most; early stop may end sooner"
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="of a decoder that is trained, at most; early stop may end sooner",
     )
     parser.add_argument("--batch", type=int, metavar="N", help="images per step")
     parser.add_argument("--learning-rate", type=float, metavar="RATE", help="of AdamW, at its peak")
@@ -184,12 +187,18 @@ def run(args: argparse.Namespace) -> int:
     )
     if not result.is_first:  # of several processes one speaks
         return 0
-    kept = (
-        "the last is kept"
-        if result.held_out_error is None
-        else f"best {result.best_epoch + 1} with held-out error {result.held_out_error:.4f}"
-    )
-    print(f"{result.epochs} epochs, {kept}, {result.seconds:.0f} s")
+    if result.epochs == 1:
+        error = (
+            "" if result.held_out_error is None else f"held-out error {result.held_out_error:.4f}, "
+        )
+        print(f"trained, {error}{result.seconds:.0f} s")
+    else:
+        kept = (
+            "the last is kept"
+            if result.held_out_error is None
+            else f"best {result.best_epoch + 1} with held-out error {result.held_out_error:.4f}"
+        )
+        print(f"{result.epochs} epochs, {kept}, {result.seconds:.0f} s")
     if result.added:
         print(f"{result.added} images came into the folder meanwhile; the model does not know them")
     if (result.folder / "suspects.html").exists():

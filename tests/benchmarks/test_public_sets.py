@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -210,10 +209,7 @@ def test_dinov2_from_a_file_has_a_map_at_a_multiple_of_its_patch(tmp_path):
         new_model(wrong, str(weights), 0)
 
 
-def test_product_method_on_a_cnn_with_mvtec3d(tmp_path, results, capsys, monkeypatch):
-    model, training = public_sets.setup_defaults("one-class")
-    short = replace(training, head_copies=16, head_steps=4)
-    monkeypatch.setattr(public_sets, "setup_defaults", lambda _: (model, short))
+def test_product_method_on_a_cnn_with_mvtec3d(tmp_path, results, capsys):
     data = tmp_path / "data"
     write_mvtec3d(data, ["bagel", "rope"])
     options = ["--backbone", "test_efficientnet", "--method", "product", "--with-validation"]

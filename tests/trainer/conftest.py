@@ -58,13 +58,14 @@ def model_config(backbone=CNN, **changes):
         "decoder_width": 32,
         "decoder_depth": 2,
         "decoder_heads": 2,
+        "fine_memory": 8,
         **changes,
     }
     return ModelConfig(**settings)
 
 
 def train_config(**changes):
-    settings = {"epochs": 3, "batch": 8, "cache_gb": 1.0, "head_copies": 16, "head_steps": 4}
+    settings = {"epochs": 3, "batch": 8, "cache_gb": 1.0}
     return TrainConfig(**{**settings, **changes})
 
 

@@ -21,7 +21,7 @@ def arguments(images, tmp_path):
 def test_train_resume_and_export(arguments, tmp_path, capfd):
     assert main([*arguments, *SMALL, "--epochs", "1", "--seed", "3"]) == 0
     out, err = capfd.readouterr()
-    assert "1 epochs, best 1" in out
+    assert "trained, held-out error" in out
     assert "next: agp-edge export" in out
     assert "train" in err  # the bar
     document = json.loads((tmp_path / "run" / "checkpoint.json").read_text())

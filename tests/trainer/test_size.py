@@ -19,7 +19,7 @@ from agp_edge.trainer.train import train
 def choose(small, samples, **options):
     return choose_size(
         samples,
-        small.model_config(head_width=0),
+        small.model_config(fine_memory=0),
         lambda config: new_model(config, "random", 0),
         seed=0,
         progress=False,
@@ -57,7 +57,7 @@ def test_choice_is_recorded_and_kept_on_resume(small, images, tmp_path):
     said = []
     for resume in (False, True):
         train(
-            open_dataset(images), tmp_path / "run", small.model_config(head_width=0),
+            open_dataset(images), tmp_path / "run", small.model_config(fine_memory=0),
             small.train_config(epochs=1), size=SizeBudget(), weights="random", resume=resume,
             cache_dir=tmp_path / "cache", progress=False, say=said.append,
         )  # fmt: skip

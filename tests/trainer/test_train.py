@@ -91,7 +91,7 @@ def test_stopped_run_resumes_to_the_same_weights(small, images, tmp_path, monkey
         pass
 
     def stop_after(epoch):
-        from agp_edge.trainer import train as loop
+        from agp_edge.trainer import loop
 
         write = loop.write_log
 
@@ -122,7 +122,7 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[3])
 from conftest import run, train_config
-from agp_edge.trainer import train as loop
+from agp_edge.trainer import loop
 
 checkpoint = loop.write_checkpoint
 def slow(folder, *args):  # most of the time is spent where a kill hurts most
@@ -237,7 +237,7 @@ def test_early_stop_keeps_the_best_epoch(small, images, tmp_path):
 def test_nan_stops_with_step_and_cause_and_keeps_the_checkpoint(
     small, images, tmp_path, monkeypatch
 ):
-    from agp_edge.trainer import train as loop
+    from agp_edge.trainer import loop
 
     folder = tmp_path / "run"
     original = loop.reconstruction_loss

@@ -68,9 +68,10 @@ def family(request, tmp_path_factory):
             (network.fusion(network.backbone(image[None].float())) for image in images),
             config.shrinkage,
         )
-        # as after a training: a head that says something
-        torch.nn.init.normal_(network.head.exit.weight, std=0.05)
-        network.head.gain.fill_(0.1)
+        # as after a training: memories that are not empty, and a fine one that says something
+        torch.nn.init.normal_(network.decoder.prototypes, std=0.5)
+        torch.nn.init.normal_(network.fine.memory.prototypes, std=0.5)
+        network.fine.gain.fill_(0.1)
     graph = graph_from_model(network, side, side)
     manifest = Manifest(
         name=name,
