@@ -163,10 +163,15 @@ class Manifest:
     hashes: dict[str, str] = field(default_factory=dict)
     created: str = ""
     self_test: SelfTest | None = None
+    # "epoch": the checkpoint's, from 0; "epochs": that the training was allowed; "input_size": why
+    # it is this one. None where a model was not trained here.
+    training: dict[str, Any] | None = None
 
     def to_json(self) -> str:
         """Compact JSON, the version first: that prefix is how the document is found in a plan."""
         document = {"agp_edge_manifest": MANIFEST_VERSION, **asdict(self)}
+        if self.training is None:
+            del document["training"]
         if self.threshold is not None:
             document["threshold"] = self.threshold.to_dict()
         return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -38,7 +38,7 @@ __all__ = [
     "write_checkpoint",
 ]
 
-FORMAT = "1.1"
+FORMAT = "2.0"
 WEIGHTS_NAME = "checkpoint.safetensors"
 DOCUMENT_NAME = "checkpoint.json"
 
@@ -189,6 +189,11 @@ def _checkpoint_from(text: str, path: Path) -> Checkpoint:
         document = json.loads(text)
         version = document.pop("format")
         major = int(version.split(".", maxsplit=1)[0])
+        if major < int(FORMAT.split(".", maxsplit=1)[0]):
+            raise ModelError(
+                f"'{path}' has the format {version} of a network that this version has no more; "
+                "train again"
+            )
         if major > int(FORMAT.split(".", maxsplit=1)[0]):
             raise ModelError(
                 f"'{path}' has the format {version}; this version reads {FORMAT}: update agp-edge"

@@ -177,6 +177,11 @@ def checkpoint_manifest(info: Checkpoint, model: AgpNet) -> Manifest:
         ),
         opset=OPSET,
         versions={**info.versions, "onnx": metadata.version("onnx")},
+        training={
+            "epoch": info.epoch,
+            "epochs": 1 if config.decoder == "memory" else info.train.epochs,
+            "input_size": info.size_reason,
+        },
         hashes={"data": info.data_digest, "weights": info.weights_digest},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )

@@ -42,7 +42,9 @@ def test_train_resume_and_export(arguments, tmp_path, capfd):
     out, _ = capfd.readouterr()
     assert "scores differ by at most" in out
     assert "of good images rejected, from 4 held-out images" in out
-    assert read_manifest(model)["threshold"]["n"] == 4
+    manifest = read_manifest(model)
+    assert manifest["threshold"]["n"] == 4
+    assert manifest["training"] == {"epoch": 0, "epochs": 1, "input_size": "as given"}
 
 
 @pytest.mark.parametrize(
