@@ -70,8 +70,9 @@ def family(request, tmp_path_factory):
         )
         # as after a training: memories that are not empty, and a fine one that says something
         torch.nn.init.normal_(network.decoder.prototypes, std=0.5)
-        torch.nn.init.normal_(network.fine.memory.prototypes, std=0.5)
-        network.fine.gain.fill_(0.1)
+        if network.fine is not None:  # a ViT has one grid
+            torch.nn.init.normal_(network.fine.memory.prototypes, std=0.5)
+            network.fine.gain.fill_(0.1)
     graph = graph_from_model(network, side, side)
     manifest = Manifest(
         name=name,
@@ -120,7 +121,7 @@ def test_fp16_keeps_threshold_self_test_and_float_tensors(family, half):
     assert report.difference.score_maximum < 4e-3
     # FP16 rounds: a difference of nothing would mean that nothing was converted
     assert report.difference.map_maximum > 1e-5
-    assert 0 < len(report.kept) < report.nodes / 6
+    assert 0 < len(report.kept) < report.nodes / 4
     # the first layers of the CNN; the ViT's first weights are too many for that
     assert ("entrance" in report.kept.values()) == ("vit" not in str(family))
     before, after = read_manifest(family), read_manifest(report.path)
