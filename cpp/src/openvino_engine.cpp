@@ -25,11 +25,12 @@ class OpenVinoModel {
         float32_(library_.float32()),
         core_(make<ov_core_t>(library_.core_free, "starting OpenVINO",
                               [&](ov_core_t** core) { return library_.core_create(core); })),
+        read_(read(path, options)),
+        // Before it is compiled, where a tensor may get more names than its own.
+        inputs_(tensors(path, library_.model_inputs_size, library_.model_const_input_by_index)),
+        outputs_(tensors(path, library_.model_outputs_size, library_.model_const_output_by_index)),
         model_(compile(path, options)) {
-    inputs_ =
-        tensors(path, library_.compiled_model_inputs_size, library_.compiled_model_input_by_index);
-    outputs_ = tensors(path, library_.compiled_model_outputs_size,
-                       library_.compiled_model_output_by_index);
+    read_.reset();
   }
 
   const OpenVinoLibrary& library() const noexcept { return library_; }
@@ -54,16 +55,19 @@ class OpenVinoModel {
   }
 
  private:
-  Unique<ov_compiled_model_t> compile(const std::string& path,
-                                      const OpenVinoOptions& options) const {
-    const auto model = make<ov_model_t>(
-        library_.model_free, "reading '" + path + "' with " + name_, [&](ov_model_t** read) {
+  Unique<ov_model_t> read(const std::string& path, const OpenVinoOptions& options) const {
+    return make<ov_model_t>(
+        library_.model_free, "reading '" + path + "' with " + name_, [&](ov_model_t** made) {
           const std::string_view content = options.content;
           return content.empty()
-                     ? library_.core_read_model(core_.get(), path.c_str(), nullptr, read)
+                     ? library_.core_read_model(core_.get(), path.c_str(), nullptr, made)
                      : library_.core_read_model_from_memory_buffer(core_.get(), content.data(),
-                                                                   content.size(), nullptr, read);
+                                                                   content.size(), nullptr, made);
         });
+  }
+
+  Unique<ov_compiled_model_t> compile(const std::string& path,
+                                      const OpenVinoOptions& options) const {
     const int cores = options.cpus.empty() ? usable_cores() : static_cast<int>(options.cpus.size());
     // Given CPUs: OpenVINO sees to the number of its threads only.
     const int threads = options.threads == 0 && !options.cpus.empty() ? cores : options.threads;
@@ -75,7 +79,7 @@ class OpenVinoModel {
         library_.compiled_model_free, "compiling '" + path + "' with " + name_,
         [&](ov_compiled_model_t** compiled) {
           return library_.core_compile_model(
-              core_.get(), model.get(), "CPU", threads > 0 ? 8U : 6U, compiled, "NUM_STREAMS",
+              core_.get(), read_.get(), "CPU", threads > 0 ? 8U : 6U, compiled, "NUM_STREAMS",
               streams.c_str(), "INFERENCE_PRECISION_HINT", "f32", "ENABLE_CPU_PINNING", "NO",
               "INFERENCE_NUM_THREADS", count.c_str());
         });
@@ -85,12 +89,12 @@ class OpenVinoModel {
   std::vector<TensorSpec> tensors(const std::string& path, Size size, PortByIndex by_index) const {
     const std::string what = "reading the tensors of '" + path + "' in " + name_;
     std::size_t count = 0;
-    library_.check(size(model_.get(), &count), what);
+    library_.check(size(read_.get(), &count), what);
     std::vector<TensorSpec> specs;
     for (std::size_t i = 0; i < count; ++i) {
       const auto port = make<ov_output_const_port_t>(
           library_.output_const_port_free, what,
-          [&](ov_output_const_port_t** made) { return by_index(model_.get(), i, made); });
+          [&](ov_output_const_port_t** made) { return by_index(read_.get(), i, made); });
       specs.push_back(tensor(path, *port, what));
     }
     return specs;
@@ -127,10 +131,11 @@ class OpenVinoModel {
   OpenVinoLibrary library_;
   std::string name_;
   ov_element_type_e float32_;
-  Unique<ov_core_t> core_;  // in the order of creation
-  Unique<ov_compiled_model_t> model_;
+  Unique<ov_core_t> core_;   // in the order of creation
+  Unique<ov_model_t> read_;  // null once it is compiled
   std::vector<TensorSpec> inputs_;
   std::vector<TensorSpec> outputs_;
+  Unique<ov_compiled_model_t> model_;
 };
 
 class OpenVinoEngine final : public Engine {

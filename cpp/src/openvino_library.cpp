@@ -76,10 +76,10 @@ OpenVinoLibrary::OpenVinoLibrary(const std::string& folder) {
   load(library, "ov_core_compile_model", core_compile_model);
   load(library, "ov_model_free", model_free);
   load(library, "ov_compiled_model_free", compiled_model_free);
-  load(library, "ov_compiled_model_inputs_size", compiled_model_inputs_size);
-  load(library, "ov_compiled_model_outputs_size", compiled_model_outputs_size);
-  load(library, "ov_compiled_model_input_by_index", compiled_model_input_by_index);
-  load(library, "ov_compiled_model_output_by_index", compiled_model_output_by_index);
+  load(library, "ov_model_inputs_size", model_inputs_size);
+  load(library, "ov_model_outputs_size", model_outputs_size);
+  load(library, "ov_model_const_input_by_index", model_const_input_by_index);
+  load(library, "ov_model_const_output_by_index", model_const_output_by_index);
   load(library, "ov_compiled_model_create_infer_request", compiled_model_create_infer_request);
   load(library, "ov_output_const_port_free", output_const_port_free);
   load(library, "ov_port_get_any_name", port_get_any_name);

@@ -35,10 +35,10 @@ struct OpenVinoLibrary {
   decltype(&::ov_core_compile_model) core_compile_model;
   decltype(&::ov_model_free) model_free;
   decltype(&::ov_compiled_model_free) compiled_model_free;
-  decltype(&::ov_compiled_model_inputs_size) compiled_model_inputs_size;
-  decltype(&::ov_compiled_model_outputs_size) compiled_model_outputs_size;
-  decltype(&::ov_compiled_model_input_by_index) compiled_model_input_by_index;
-  decltype(&::ov_compiled_model_output_by_index) compiled_model_output_by_index;
+  decltype(&::ov_model_inputs_size) model_inputs_size;
+  decltype(&::ov_model_outputs_size) model_outputs_size;
+  decltype(&::ov_model_const_input_by_index) model_const_input_by_index;
+  decltype(&::ov_model_const_output_by_index) model_const_output_by_index;
   decltype(&::ov_compiled_model_create_infer_request) compiled_model_create_infer_request;
   decltype(&::ov_output_const_port_free) output_const_port_free;
   decltype(&::ov_port_get_any_name) port_get_any_name;

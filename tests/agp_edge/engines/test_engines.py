@@ -44,6 +44,21 @@ def test_openvino_and_onnx_runtime_agree(small_model, good_frame, bad_frame):
             )
 
 
+def test_openvino_keeps_a_tensor_s_own_name(small_model, tmp_path, good_frame):
+    """It removes a node that does nothing, and then knows the input by both names."""
+    import onnx
+
+    model = onnx.load(small_model)
+    model.graph.node.insert(
+        0, onnx.helper.make_node("Cast", ["image"], ["a_cast"], to=onnx.TensorProto.FLOAT)
+    )
+    model.graph.node[1].input[0] = "a_cast"
+    path = tmp_path / "cast.onnx"
+    onnx.save(model, path)
+    with Detector(path, engine="openvino") as cast, Detector(small_model) as plain:
+        assert cast.score(good_frame).score == pytest.approx(plain.score(good_frame).score)
+
+
 def test_buffers_are_bound_once(small_model, monkeypatch, good_frame):
     calls = []
     bind = ort_engine._Runner._bind
