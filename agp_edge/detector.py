@@ -70,8 +70,8 @@ class Detector:
                 `agp-edge export` or `agp-edge build`.
             device: "cpu", "cuda" or "auto": what the file is made for. "cuda" compiles an .onnx
                 file for the GPU that is here, once, and keeps the plan in a cache.
-            engine: "onnxruntime", "openvino" or "tensorrt"; None takes the first that is installed
-                and fits the file.
+            engine: "onnxruntime", "openvino" or "tensorrt"; None takes the fastest that is
+                installed and fits the file.
             threshold: a frame is anomalous, and a map pixel is in the mask, when its value is
                 larger; None takes the site file's, else the manifest's.
             roi: x, y, width, height in frame pixels; None takes the site file's, else the
@@ -128,6 +128,7 @@ class Detector:
             threads=threads,
             build=build,
             content=content,
+            precision=self._manifest["precision"]["asked"],
             streams=in_flight or 1,
             cpus=cpus,
             priority=priority,
@@ -334,7 +335,7 @@ class Detector:
 
     @property
     def engine_name(self) -> str:
-        """Name and version of the engine, e.g. "ONNX Runtime 1.24.1"."""
+        """Name, version and settings of the engine: "OpenVINO 2026.4.1 (threads 2, streams 1)"."""
         return self._open().engine_name
 
     def close(self, *, drain: bool = True) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def open_onnx(
 
     Args:
         path: the file.
-        threads: inside one operator; 0: one per core, shared by the streams.
+        threads: inside one operator; 0: one per physical core, shared by the streams.
         content: the file's bytes, where they were read already; None: the file is read.
         streams: frames that the engine's clones run at a time.
         cpus: the only ones to use; none: as the process's.
@@ -49,9 +50,9 @@ def open_onnx(
     runtime = require("onnxruntime", extra="cpu")
     options = runtime.SessionOptions()
     options.log_severity_level = LOG_FATAL
-    cores = len(cpus) or _usable_cores()
     # Never 0, its own choice: it would pin its threads, to other cores than we were given.
-    options.intra_op_num_threads = threads or max(1, cores // streams)
+    threads = threads or max(1, _cores(cpus) // streams)
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Waiting workers would burn the cores that the camera, our own stages and other processes need:
     # on a busy machine of two cores a frame took twice as long with it.
@@ -73,7 +74,11 @@ def open_onnx(
     outputs = [_spec(path, tensor) for tensor in session.get_outputs()]
     runner = _Runner(path, session, runtime, inputs, outputs)
     return _core.CallableEngine(
-        f"ONNX Runtime {runtime.__version__}", inputs, outputs, runner, clone=runner.clone
+        f"ONNX Runtime {runtime.__version__} (threads {threads})",
+        inputs,
+        outputs,
+        runner,
+        clone=runner.clone,
     )
 
 
@@ -138,10 +143,19 @@ def _spec(path: str, tensor: Any) -> TensorSpec:
     return tensor.name, DTYPES[tensor.type], list(tensor.shape)
 
 
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _cores(cpus: Sequence[int]) -> int:
+    """How many physical cores the CPUs are; none: those that this process may use."""
+    if not cpus and not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    chosen = set(cpus) or os.sched_getaffinity(0)
+    cores = set()
+    for cpu in chosen:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            cores.add(siblings.read_text(encoding="ascii"))
+        except OSError:  # not every container shows it
+            cores.add(str(cpu))
+    return len(cores)
 
 
 def _first_line(error: Exception) -> str:

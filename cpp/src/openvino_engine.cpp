@@ -31,6 +31,8 @@ class OpenVinoModel {
         outputs_(tensors(path, library_.model_outputs_size, library_.model_const_output_by_index)),
         model_(compile(path, options)) {
     read_.reset();
+    name_ += " (threads " + property("INFERENCE_NUM_THREADS") + ", streams " +
+             property("NUM_STREAMS") + ")";
   }
 
   const OpenVinoLibrary& library() const noexcept { return library_; }
@@ -83,6 +85,16 @@ class OpenVinoModel {
               streams.c_str(), "INFERENCE_PRECISION_HINT", "f32", "ENABLE_CPU_PINNING", "NO",
               "INFERENCE_NUM_THREADS", count.c_str());
         });
+  }
+
+  // As OpenVINO has set it.
+  std::string property(const char* key) const {
+    char* value = nullptr;
+    library_.check(library_.compiled_model_get_property(model_.get(), key, &value),
+                   "asking " + name_ + " for " + key);
+    std::string text = value;
+    library_.free(value);
+    return text;
   }
 
   template <typename Size, typename PortByIndex>

@@ -76,6 +76,7 @@ OpenVinoLibrary::OpenVinoLibrary(const std::string& folder) {
   load(library, "ov_core_compile_model", core_compile_model);
   load(library, "ov_model_free", model_free);
   load(library, "ov_compiled_model_free", compiled_model_free);
+  load(library, "ov_compiled_model_get_property", compiled_model_get_property);
   load(library, "ov_model_inputs_size", model_inputs_size);
   load(library, "ov_model_outputs_size", model_outputs_size);
   load(library, "ov_model_const_input_by_index", model_const_input_by_index);

@@ -35,6 +35,7 @@ struct OpenVinoLibrary {
   decltype(&::ov_core_compile_model) core_compile_model;
   decltype(&::ov_model_free) model_free;
   decltype(&::ov_compiled_model_free) compiled_model_free;
+  decltype(&::ov_compiled_model_get_property) compiled_model_get_property;
   decltype(&::ov_model_inputs_size) model_inputs_size;
   decltype(&::ov_model_outputs_size) model_outputs_size;
   decltype(&::ov_model_const_input_by_index) model_const_input_by_index;

@@ -253,7 +253,7 @@ def test_another_detector_and_thread_count_give_the_same_bits(detector, small_mo
 
 def test_closed(small_model, good_frame):
     detector = Detector(small_model)
-    assert "ONNX Runtime" in repr(detector)
+    assert "OpenVINO" in repr(detector)
     detector.close()
     detector.close()
     for use in (lambda: detector.score(good_frame), lambda: detector.threshold,

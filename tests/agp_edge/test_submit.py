@@ -73,7 +73,7 @@ def test_answers_come_in_order(small_model, frames):
 
 def test_answers_come_in_order_behind_a_gate(small_model, good_frame, gate):
     order = []
-    with Detector(small_model, in_flight=3, self_test=False) as detector:
+    with Detector(small_model, engine="onnxruntime", in_flight=3, self_test=False) as detector:
         gate.clear()
         for number in range(3):
             future = detector.submit(good_frame)
@@ -83,7 +83,7 @@ def test_answers_come_in_order_behind_a_gate(small_model, good_frame, gate):
 
 
 def test_no_room(small_model, good_frame, gate):
-    with Detector(small_model, in_flight=2) as detector:
+    with Detector(small_model, engine="onnxruntime", in_flight=2) as detector:
         gate.clear()
         futures = [detector.submit(good_frame) for _ in range(2)]
         for timeout in (0, -1, 0.01):
@@ -99,7 +99,7 @@ def test_no_room(small_model, good_frame, gate):
 
 
 def test_the_gil_is_free_while_submit_waits(small_model, good_frame, gate):
-    with Detector(small_model, in_flight=1) as detector:
+    with Detector(small_model, engine="onnxruntime", in_flight=1) as detector:
         gate.clear()
         first = detector.submit(good_frame)
         opener = threading.Timer(0.05, gate.set)
@@ -112,7 +112,7 @@ def test_a_frame_is_borrowed_and_then_let_go(small_model, good_frame, gate):
     class Pixels(np.ndarray):
         pass
 
-    with Detector(small_model, in_flight=1) as detector:
+    with Detector(small_model, engine="onnxruntime", in_flight=1) as detector:
         frame = good_frame.copy().view(Pixels)
         alive = weakref.ref(frame)
         gate.clear()
@@ -128,7 +128,7 @@ def test_a_frame_is_borrowed_and_then_let_go(small_model, good_frame, gate):
 
 
 def test_copy(small_model, good_frame, bad_frame, gate):
-    with Detector(small_model, in_flight=2) as detector:
+    with Detector(small_model, engine="onnxruntime", in_flight=2) as detector:
         expected = detector.score(good_frame).score
         gate.clear()
         buffer = good_frame.copy()
@@ -227,7 +227,7 @@ def test_inside_a_callback(small_model, good_frame, gate):
         detector.close()
         done.set()
 
-    with Detector(small_model, in_flight=1) as detector:
+    with Detector(small_model, engine="onnxruntime", in_flight=1) as detector:
         expected = detector.score(good_frame).score
         gate.clear()  # so that the callback is there before the answer
         detector.submit(good_frame).add_done_callback(callback)
@@ -241,7 +241,7 @@ def test_inside_a_callback(small_model, good_frame, gate):
 
 @pytest.mark.parametrize("drain", [True, False])
 def test_close_during_flight(small_model, good_frame, gate, drain):
-    detector = Detector(small_model, in_flight=2)
+    detector = Detector(small_model, engine="onnxruntime", in_flight=2)
     gate.clear()
     futures = [detector.submit(good_frame) for _ in range(2)]
     refusals = []

@@ -48,7 +48,7 @@ def test_everything_is_in_the_file(document, small_model):
     assert len(document["model"]["sha256"]) == 64
     assert document["frames"]["source"] == "synthetic"
     assert document["frames"]["sizes"] == {"320x240 bgr8": 16}
-    assert document["settings"]["engine"].startswith("ONNX Runtime")
+    assert document["settings"]["engine"].startswith("OpenVINO")
     assert document["settings"]["threads"] == 1
     assert document["provenance"]["versions"]["agp-edge"]
     assert [(m["load"], m["inflight"]) for m in document["measurements"]] == [

@@ -59,13 +59,27 @@ def test_openvino_keeps_a_tensor_s_own_name(small_model, tmp_path, good_frame):
         assert cast.score(good_frame).score == pytest.approx(plain.score(good_frame).score)
 
 
+def test_the_fastest_engine_that_fits_is_the_default(small_model, write_model, tmp_path):
+    with Detector(small_model) as detector, Detector(small_model, in_flight=64) as throughput:
+        cores = len(os.sched_getaffinity(0))
+        assert re.fullmatch(r"OpenVINO [\d.]+ \(threads \d+, streams 1\)", detector.engine_name), (
+            detector.engine_name
+        )
+        assert throughput.engine_name.endswith(f", streams {cores})")
+    integers = write_model(tmp_path / "int8.onnx", changes={"precision.asked": "int8"})
+    with Detector(integers) as detector:
+        assert re.fullmatch(r"ONNX Runtime [\d.]+ \(threads \d+\)", detector.engine_name)
+    with Detector(integers, engine="openvino") as detector:
+        assert detector.engine_name.startswith("OpenVINO")
+
+
 def test_buffers_are_bound_once(small_model, monkeypatch, good_frame):
     calls = []
     bind = ort_engine._Runner._bind
     monkeypatch.setattr(
         ort_engine._Runner, "_bind", lambda self, *args: (calls.append(args), bind(self, *args))
     )
-    with Detector(small_model) as detector:
+    with Detector(small_model, engine="onnxruntime") as detector:
         for _ in range(5):
             detector.score(good_frame)
     assert len(calls) == 1
@@ -101,16 +115,15 @@ def test_threads_are_handed_on(small_model, monkeypatch):
         return session(path, options, **rest)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
-    cores = len(os.sched_getaffinity(0))
-    Detector(small_model, threads=3).close()
-    Detector(small_model).close()
-    Detector(small_model, in_flight=64).close()
-    Detector(small_model, cpu=0).close()
+    cores = ort_engine._cores(())
+    assert 1 <= cores <= len(os.sched_getaffinity(0))
+    for options in ({"threads": 3}, {}, {"in_flight": 64}, {"cpu": 0}):
+        Detector(small_model, engine="onnxruntime", **options).close()
     assert seen == [3, cores, 1, 1]
 
 
 def test_a_failure_while_running_is_a_model_error(small_model, monkeypatch, good_frame):
-    with Detector(small_model) as detector:
+    with Detector(small_model, engine="onnxruntime") as detector:
         expected = detector.score(good_frame).score
         run = ort_engine._Runner.__call__
 
@@ -122,7 +135,7 @@ def test_a_failure_while_running_is_a_model_error(small_model, monkeypatch, good
         with pytest.raises(ModelError, match=r"ONNX Runtime failed on '.*small\.onnx'"):
             detector.score(good_frame)
     monkeypatch.undo()
-    with Detector(small_model) as detector:
+    with Detector(small_model, engine="onnxruntime") as detector:
         assert detector.score(good_frame).score == expected
 
 
@@ -166,6 +179,11 @@ def assert_one_line(done, *texts):
     assert done.stderr.count("\n") == 1, done.stderr
     for text in texts:
         assert text in done.stderr
+
+
+def test_without_openvino_onnx_runtime_runs(small_model, image):
+    done = cli_without({"openvino"}, "score", small_model, image)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_without_onnx_runtime_openvino_runs(small_model, image):
@@ -228,7 +246,7 @@ def test_plans_are_told_by_content(plan, small_model, tmp_path):
     assert is_plan(str(tmp_path / "plan.onnx"))
     (tmp_path / "onnx.plan").write_bytes(small_model.read_bytes())
     with Detector(tmp_path / "onnx.plan") as detector:
-        assert "ONNX Runtime" in detector.engine_name
+        assert "OpenVINO" in detector.engine_name
 
 
 def test_a_plan_on_a_cpu_engine(plan):
