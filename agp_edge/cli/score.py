@@ -31,7 +31,7 @@ could not be read, whatever the others are)."""
 
 COLUMNS = (
     "path", "verdict", "score", "threshold", "regions",
-    "preprocess_ms", "execute_ms", "postprocess_ms", "total_ms", "error",
+    "wait_ms", "preprocess_ms", "execute_ms", "postprocess_ms", "total_ms", "error",
 )  # fmt: skip
 
 

@@ -55,6 +55,18 @@ class TensorRtEngine final : public Engine {
     }
   }
 
+  std::shared_ptr<Engine> clone() override {
+    const cuda::Current current(*context_);
+    std::array<char, 1024> words{};
+    agp_edge_tensorrt_engine made{};
+    if (engine_.clone(engine_.handle, &made, words.data(), words.size()) != 0) {
+      throw DeviceError(name_ + " on " + context_->device().text() +
+                        " has no room for another frame in flight (" + words.data() +
+                        "): allow fewer in flight, or close other programs that use the GPU");
+    }
+    return std::make_shared<TensorRtEngine>(name_, context_, made);
+  }
+
  private:
   std::string name_;
   std::shared_ptr<const cuda::Context> context_;

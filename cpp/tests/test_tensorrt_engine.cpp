@@ -133,6 +133,47 @@ TEST(bytes_in_memory_in_place_of_the_file) {
   check_all_released();
 }
 
+TEST(clones_share_the_weights_and_outlive_the_original) {
+  {
+    std::shared_ptr<Engine> first = open();
+    CHECK(live_objects() == 3);
+    std::shared_ptr<Engine> second = first->clone();
+    CHECK(live_objects() == 4);  // one more context
+    CHECK(second->name() == first->name() && second->inputs()[0].name == "image");
+    CHECK_NEAR(score_of(first, 60), expected(60), 1e-3);
+    CHECK_NEAR(score_of(second, 90), expected(90), 1e-3);
+    {
+      const Setting setting("AGP_EDGE_FAKE_TENSORRT", "context-null");
+      CHECK_THROWS(second->clone(), DeviceError, "has no room for another frame in flight");
+    }
+    first.reset();
+    CHECK(live_objects() == 3);
+    CHECK_NEAR(score_of(second->clone(), 30), expected(30), 1e-3);
+  }
+  check_all_released();
+}
+
+TEST(frames_in_flight_have_a_context_each) {
+  {
+    DetectorOptions options;
+    options.in_flight = 3;
+    Detector detector(Manifest::parse(manifest().dump(), "test"), open(), options);
+    CHECK(live_objects() == 5);
+    std::vector<std::vector<std::uint8_t>> greys;
+    std::vector<Frame> frames;
+    for (int i = 0; i < 20; ++i) {
+      greys.emplace_back(models::kInput * models::kInput, static_cast<std::uint8_t>(40 + i));
+      frames.push_back({greys.back().data(), models::kInput, models::kInput, models::kInput,
+                        PixelFormat::kMono8});
+    }
+    const std::vector<Result> results = detector.score_batch(frames);
+    for (std::size_t i = 0; i < results.size(); ++i) {
+      CHECK_NEAR(results[i].score, expected(static_cast<float>(40 + i)), 1e-3);
+    }
+  }
+  check_all_released();
+}
+
 TEST(two_engines_live_side_by_side) {
   {
     std::shared_ptr<Engine> first = open();

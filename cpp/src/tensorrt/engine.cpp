@@ -75,6 +75,20 @@ Engine::Engine(const Library& library, const void* plan, std::size_t plan_bytes)
   for (std::int32_t i = 0; i < count; ++i) {
     tensors_.push_back(describe(engine_->getIOTensorName(i)));
   }
+  make_context();
+}
+
+std::unique_ptr<Engine> Engine::clone() const {
+  Logger::take_error();
+  std::unique_ptr<Engine> made(new Engine());
+  made->runtime_ = runtime_;
+  made->engine_ = engine_;
+  made->tensors_ = tensors_;
+  made->make_context();
+  return made;
+}
+
+void Engine::make_context() {
   context_.reset(engine_->createExecutionContext());
   if (!context_) throw Failure(AGP_EDGE_TENSORRT_NO_CONTEXT, reason());
   bound_.assign(tensors_.size(), nullptr);

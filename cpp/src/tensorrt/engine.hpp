@@ -1,6 +1,7 @@
 // One plan in one TensorRT: compiled once per major, against its own headers.
 //
-// Owns     runtime, engine and context, released in the reverse order; TensorRT's library stays.
+// Owns     runtime, engine and context, released in the reverse order; clones share the first two;
+//          TensorRT's library stays.
 // Borrows  the plan's bytes for the length of the constructor.
 // Threads  not re-entrant: one enqueue() at a time, under the CUDA context of the construction.
 // Blocks   the constructor loads the weights; enqueue() returns before the GPU finishes.
@@ -47,6 +48,9 @@ class Engine {
  public:
   Engine(const Library& library, const void* plan, std::size_t plan_bytes);
 
+  // Another context of the same weights.
+  std::unique_ptr<Engine> clone() const;
+
   const char* name() const noexcept { return engine_->getName(); }
   const std::vector<agp_edge_tensorrt_tensor>& tensors() const noexcept { return tensors_; }
 
@@ -56,8 +60,11 @@ class Engine {
   // Throws Failure unless it is linear float memory on the device, of a static shape.
   agp_edge_tensorrt_tensor describe(const char* tensor) const;
 
-  std::unique_ptr<nvinfer1::IRuntime> runtime_;  // in creation order
-  std::unique_ptr<nvinfer1::ICudaEngine> engine_;
+  Engine() = default;
+  void make_context();
+
+  std::shared_ptr<nvinfer1::IRuntime> runtime_;  // in creation order
+  std::shared_ptr<nvinfer1::ICudaEngine> engine_;
   std::unique_ptr<nvinfer1::IExecutionContext> context_;
   std::vector<agp_edge_tensorrt_tensor> tensors_;
   std::vector<const void*> bound_;  // addresses of the last enqueue, one per tensor

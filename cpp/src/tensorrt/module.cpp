@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <exception>
 #include <memory>
+#include <utility>
 
 #include "engine.hpp"
 #include "logger.hpp"
@@ -31,7 +32,26 @@ int enqueue(void* handle, CUstream_st* stream, const void* const* in, void* cons
                  [&] { static_cast<Engine*>(handle)->enqueue(stream, in, out); });
 }
 
+void hand_over(std::unique_ptr<Engine> engine, agp_edge_tensorrt_engine* opened);
+
+int clone(void* handle, agp_edge_tensorrt_engine* made, char* error, std::size_t error_bytes) {
+  return guarded(error, error_bytes, [&] {
+    *made = {};
+    hand_over(static_cast<Engine*>(handle)->clone(), made);
+  });
+}
+
 void destroy(void* handle) { delete static_cast<Engine*>(handle); }
+
+void hand_over(std::unique_ptr<Engine> engine, agp_edge_tensorrt_engine* opened) {
+  opened->plan_name = engine->name();
+  opened->tensors = engine->tensors().data();
+  opened->tensor_count = static_cast<int>(engine->tensors().size());
+  opened->enqueue = &enqueue;
+  opened->clone = &clone;
+  opened->destroy = &destroy;
+  opened->handle = engine.release();
+}
 
 }  // namespace
 }  // namespace agp_edge::tensorrt
@@ -54,11 +74,6 @@ extern "C" __attribute__((visibility("default"))) int agp_edge_open_tensorrt(
     Logger::instance().forward_to(request->log);
     const Library library(request->library, opened->library_version);
     auto engine = std::make_unique<Engine>(library, request->plan, request->plan_bytes);
-    opened->plan_name = engine->name();
-    opened->tensors = engine->tensors().data();
-    opened->tensor_count = static_cast<int>(engine->tensors().size());
-    opened->enqueue = &agp_edge::tensorrt::enqueue;
-    opened->destroy = &agp_edge::tensorrt::destroy;
-    opened->handle = engine.release();
+    agp_edge::tensorrt::hand_over(std::move(engine), opened);
   });
 }

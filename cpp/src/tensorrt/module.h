@@ -14,7 +14,7 @@ extern "C" {
 struct CUstream_st;
 
 // Raised with every change below; a module of another number is refused.
-#define AGP_EDGE_TENSORRT_INTERFACE 1u
+#define AGP_EDGE_TENSORRT_INTERFACE 2u
 #define AGP_EDGE_TENSORRT_MAX_RANK 8
 
 typedef enum {
@@ -48,9 +48,9 @@ typedef struct {
   agp_edge_tensorrt_log log;  // the same for every call; called until the process ends
 } agp_edge_tensorrt_request;
 
-// What came out. `enqueue` and `destroy` take `handle`; the caller keeps the CUDA context current
-// that was current at the opening, one call at a time.
-typedef struct {
+// What came out. The functions take `handle`; the caller keeps the CUDA context current that was
+// current at the opening, one call at a time, except that clones run beside each other.
+typedef struct agp_edge_tensorrt_engine {
   void* handle;
   int32_t library_version;  // 101602: 10.16.2; set as soon as it is known, also on failure
   const char* plan_name;    // the network's name; lives as long as the engine
@@ -59,6 +59,10 @@ typedef struct {
   // `in` and `out` in the order of `tensors`. 0, or a status and TensorRT's own words in `error`.
   int (*enqueue)(void* handle, struct CUstream_st* stream, const void* const* in, void* const* out,
                  char* error, size_t error_bytes);
+  // Another execution context of the same weights, which live until the last of them is destroyed.
+  // 0, or a status and TensorRT's own words in `error`; then `clone->handle` is null.
+  int (*clone)(void* handle, struct agp_edge_tensorrt_engine* clone, char* error,
+               size_t error_bytes);
   void (*destroy)(void* handle);
 } agp_edge_tensorrt_engine;
 
