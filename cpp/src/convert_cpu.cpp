@@ -1,68 +1,123 @@
 #include "convert_cpu.hpp"
 
+#include <algorithm>
+
 #include "nv12.hpp"
 #include "simd.hpp"
 
 namespace agp_edge {
 namespace {
 
-// One column: of its own colour (red or blue) where `kind` rows hold it, the other, and green.
-AGP_EDGE_INLINE void demosaic_column(const BayerSums& sums, int kind, int left, int column,
-                                     int right, float* rgb) {
+// Columns at once: what they take stays in the L1 cache.
+constexpr int kBlock = 256;
+
+AGP_EDGE_INLINE void interleave(const float* __restrict red, const float* __restrict green,
+                                const float* __restrict blue, int columns, float* __restrict rgb) {
+  for (int k = 0; k < columns; ++k) {
+    rgb[3 * k] = red[k];
+    rgb[3 * k + 1] = green[k];
+    rgb[3 * k + 2] = blue[k];
+  }
+}
+
+// Both kinds of column are computed everywhere and one is taken, so that loops fill vectors.
+// `first`: index of the first column in the sums, with a neighbour on both sides; `holds_red`: it.
+AGP_EDGE_INLINE void demosaic_block(const BayerSums& sums, int first, int columns, bool holds_red,
+                                    float* rgb) {
+  const float* __restrict red_own = sums.own[0] + first;
+  const float* __restrict red_beside = sums.beside[0] + first;
+  const float* __restrict blue_own = sums.own[1] + first;
+  const float* __restrict blue_beside = sums.beside[1] + first;
+  float red[kBlock];
+  float green[kBlock];
+  float blue[kBlock];
+  const int parity = holds_red ? 0 : 1;
+  for (int k = 0; k < columns; ++k) {
+    const bool at_red = (k & 1) == parity;
+    const float red_here = red_own[k] + red_beside[k];
+    const float blue_here = blue_own[k] + blue_beside[k];
+    const float red_sides =
+        (red_own[k - 1] + red_beside[k - 1]) + (red_own[k + 1] + red_beside[k + 1]);
+    const float blue_sides =
+        (blue_own[k - 1] + blue_beside[k - 1]) + (blue_own[k + 1] + blue_beside[k + 1]);
+    const float green_at_red =
+        blue_own[k] + 0.5F * blue_beside[k] + 0.25F * (red_own[k - 1] + red_own[k + 1]);
+    const float green_at_blue =
+        red_own[k] + 0.5F * red_beside[k] + 0.25F * (blue_own[k - 1] + blue_own[k + 1]);
+    red[k] = at_red ? red_here : 0.5F * red_sides;
+    green[k] = at_red ? green_at_red : green_at_blue;
+    blue[k] = at_red ? 0.5F * blue_sides : blue_here;
+  }
+  interleave(red, green, blue, columns, rgb);
+}
+
+// A column at the frame's edge: both neighbours are the one inside.
+AGP_EDGE_INLINE void demosaic_edge(const BayerSums& sums, int here, int beside, bool holds_red,
+                                   float* rgb) {
+  const int kind = holds_red ? 0 : 1;
   const float* own = sums.own[kind];
-  const float* beside = sums.beside[kind];
   const float* other_own = sums.own[1 - kind];
   const float* other_beside = sums.beside[1 - kind];
-  rgb[2 * kind] = own[column] + beside[column];
-  rgb[1] = other_own[column] + 0.5F * other_beside[column] + 0.25F * (own[left] + own[right]);
-  rgb[2 - 2 * kind] =
-      0.5F * ((other_own[left] + other_beside[left]) + (other_own[right] + other_beside[right]));
+  rgb[2 * kind] = own[here] + sums.beside[kind][here];
+  rgb[1] = other_own[here] + 0.5F * other_beside[here] + 0.5F * own[beside];
+  rgb[2 - 2 * kind] = other_own[beside] + other_beside[beside];
 }
 
 AGP_EDGE_INLINE void demosaic(const BayerSums& sums, int begin, int columns, int width, int red,
                               float* rgb) {
-  const auto kind_of = [red](int column) { return (column & 1) == red ? 0 : 1; };
-  const auto at_edge = [&](int column) {
-    const int left = column == 0 ? 1 : column - 1;
-    const int right = column == width - 1 ? width - 2 : column + 1;
-    demosaic_column(sums, kind_of(column), left - sums.first, column - sums.first,
-                    right - sums.first, rgb + 3 * (column - begin));
-  };
   const int end = begin + columns;
   int column = begin;
-  if (column == 0) at_edge(column++);
-  const int last = end == width ? end - 1 : end;  // has a neighbour on its right
-  const int first_kind = kind_of(column);
-  for (; column + 1 < last; column += 2) {
-    float* pixel = rgb + 3 * (column - begin);
-    const int here = column - sums.first;
-    demosaic_column(sums, first_kind, here - 1, here, here + 1, pixel);
-    demosaic_column(sums, 1 - first_kind, here, here + 1, here + 2, pixel + 3);
+  if (column == 0) {
+    demosaic_edge(sums, -sums.first, 1 - sums.first, red == 0, rgb);
+    ++column;
   }
-  for (; column < end; ++column) at_edge(column);
+  const int inner_end = end == width ? end - 1 : end;
+  for (; column < inner_end; column += kBlock) {
+    demosaic_block(sums, column - sums.first, std::min(kBlock, inner_end - column),
+                   (column & 1) == red, rgb + 3 * (column - begin));
+  }
+  if (end == width && (columns > 1 || begin != 0)) {
+    const int last = width - 1;
+    demosaic_edge(sums, last - sums.first, last - 1 - sums.first, (last & 1) == red,
+                  rgb + 3 * (last - begin));
+  }
 }
 
-AGP_EDGE_INLINE void nv12_pixel(int y, const nv12::Chroma& chroma, std::uint8_t* rgb) {
-  const int brightness = nv12::brightness(y);
-  rgb[0] = static_cast<std::uint8_t>(nv12::pixel(brightness + chroma.red));
-  rgb[1] = static_cast<std::uint8_t>(nv12::pixel(brightness + chroma.green));
-  rgb[2] = static_cast<std::uint8_t>(nv12::pixel(brightness + chroma.blue));
+AGP_EDGE_INLINE std::uint8_t nv12_value(int brightness, int chroma) {
+  return static_cast<std::uint8_t>(nv12::pixel(brightness + chroma));
 }
 
 AGP_EDGE_INLINE void nv12_row(const std::uint8_t* __restrict y, const std::uint8_t* __restrict uv,
-                              int begin, int columns, std::uint8_t* __restrict rgb) {
-  const auto chroma_of = [uv](int column) { return nv12::chroma(uv[column & ~1], uv[column | 1]); };
-  int k = 0;
-  if (begin % 2 != 0) {
-    nv12_pixel(y[begin], chroma_of(begin), rgb);
-    k = 1;
+                              int begin, int columns, std::uint8_t* __restrict red,
+                              std::uint8_t* __restrict green, std::uint8_t* __restrict blue) {
+  const auto single = [&](int k) {
+    const int column = begin + k;
+    const nv12::Chroma chroma = nv12::chroma(uv[column & ~1], uv[column | 1]);
+    const int brightness = nv12::brightness(y[column]);
+    red[k] = nv12_value(brightness, chroma.red);
+    green[k] = nv12_value(brightness, chroma.green);
+    blue[k] = nv12_value(brightness, chroma.blue);
+  };
+  const int lead = begin & 1;
+  if (lead != 0) single(0);
+  const int pairs = (columns - lead) / 2;
+  const std::uint8_t* __restrict luma = y + begin + lead;
+  const std::uint8_t* __restrict chromas = uv + begin + lead;
+  std::uint8_t* __restrict r = red + lead;
+  std::uint8_t* __restrict g = green + lead;
+  std::uint8_t* __restrict b = blue + lead;
+  for (int i = 0; i < pairs; ++i) {
+    const nv12::Chroma chroma = nv12::chroma(chromas[2 * i], chromas[2 * i + 1]);
+    const int left = nv12::brightness(luma[2 * i]);
+    const int right = nv12::brightness(luma[2 * i + 1]);
+    r[2 * i] = nv12_value(left, chroma.red);
+    r[2 * i + 1] = nv12_value(right, chroma.red);
+    g[2 * i] = nv12_value(left, chroma.green);
+    g[2 * i + 1] = nv12_value(right, chroma.green);
+    b[2 * i] = nv12_value(left, chroma.blue);
+    b[2 * i + 1] = nv12_value(right, chroma.blue);
   }
-  for (; k + 1 < columns; k += 2) {
-    const nv12::Chroma chroma = chroma_of(begin + k);
-    nv12_pixel(y[begin + k], chroma, rgb + 3 * k);
-    nv12_pixel(y[begin + k + 1], chroma, rgb + 3 * k + 3);
-  }
-  if (k < columns) nv12_pixel(y[begin + k], chroma_of(begin + k), rgb + 3 * k);
+  if ((columns - lead) % 2 != 0) single(columns - 1);
 }
 
 // Functions of one instruction set around the bodies above, and their table.
@@ -73,10 +128,13 @@ AGP_EDGE_INLINE void nv12_row(const std::uint8_t* __restrict y, const std::uint8
       demosaic(sums, begin, columns, width, red, rgb);                                             \
     }                                                                                              \
     attribute static void yuv(const std::uint8_t* y, const std::uint8_t* uv, int begin,            \
-                              int columns, std::uint8_t* rgb) {                                    \
-      nv12_row(y, uv, begin, columns, rgb);                                                        \
+                              int columns, std::uint8_t* planes) {                                 \
+      nv12_row(y, uv, begin, columns, planes, planes + columns, planes + 2 * columns);             \
     }                                                                                              \
-    static constexpr ConvertKernels kernels() { return {bayer, yuv}; }                             \
+    attribute static void weave(const float* planes, int columns, float* rgb) {                    \
+      interleave(planes, planes + columns, planes + 2 * columns, columns, rgb);                    \
+    }                                                                                              \
+    static constexpr ConvertKernels kernels() { return {bayer, yuv, weave}; }                      \
   };
 
 AGP_EDGE_CONVERT_KERNELS(Baseline, )

@@ -21,10 +21,13 @@ struct ConvertKernels {
   // column further on both sides, where the frame does. `red`: parity of the columns that hold red.
   void (*demosaic)(const BayerSums& sums, int begin, int columns, int width, int red, float* rgb);
 
-  // rgb[3 k + c] for columns begin + k, k < columns, from whole rows of Y and of UV, as
-  // cv2.COLOR_YUV2RGB_NV12 rounds and clips.
+  // Three planes of `columns` values, red, green and blue of columns begin + k, from whole rows of
+  // Y and of UV, as cv2.COLOR_YUV2RGB_NV12 rounds and clips.
   void (*nv12)(const std::uint8_t* y, const std::uint8_t* uv, int begin, int columns,
-               std::uint8_t* rgb);
+               std::uint8_t* planes);
+
+  // rgb[3 k + c] = planes[c * columns + k].
+  void (*interleave)(const float* planes, int columns, float* rgb);
 };
 
 // The fastest that this CPU runs.

@@ -37,6 +37,7 @@ FormatLines::Scratch FormatLines::make_scratch() const {
   scratch.rows16.resize(taps);
   scratch.sums.resize(4 * static_cast<std::size_t>(columns_));
   if (layout_ == PixelLayout::kNv12) {
+    scratch.sums.resize(3 * static_cast<std::size_t>(view_.width));
     scratch.ring.resize(static_cast<std::size_t>(taps_.taps) * view_.width * 3);
     scratch.ring_rows.assign(static_cast<std::size_t>(taps_.taps), -1);
   }
@@ -76,16 +77,18 @@ void FormatLines::nv12_line(const ResampleKernels& kernels, const Frame& frame, 
     if (weight == 0) continue;
     const int row = view_.y + taps_.first[static_cast<std::size_t>(y)] + t;
     const std::size_t place = static_cast<std::size_t>(row % taps_.taps);
-    std::uint8_t* rgb = scratch.ring.data() + place * row_bytes;
+    std::uint8_t* planes = scratch.ring.data() + place * row_bytes;
     if (scratch.ring_rows[place] != row) {
       convert_->nv12(row_of(frame, row), row_of(frame, frame.height + row / 2), view_.x,
-                     view_.width, rgb);
+                     view_.width, planes);
       scratch.ring_rows[place] = row;
     }
-    scratch.rows8[static_cast<std::size_t>(used)] = rgb;
+    scratch.rows8[static_cast<std::size_t>(used)] = planes;
     scratch.weights[static_cast<std::size_t>(used++)] = weight;
   }
-  kernels.weigh_rows(scratch.rows8.data(), scratch.weights.data(), used, 3 * view_.width, line);
+  float* const sums = scratch.sums.data();
+  kernels.weigh_rows(scratch.rows8.data(), scratch.weights.data(), used, 3 * view_.width, sums);
+  convert_->interleave(sums, view_.width, line);
 }
 
 void FormatLines::bayer_line(const ResampleKernels& kernels, const Frame& frame, int y,

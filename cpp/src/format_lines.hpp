@@ -24,7 +24,7 @@ class FormatLines {
     std::vector<const std::uint8_t*> rows8;
     std::vector<const std::uint16_t*> rows16;
     std::vector<float> weights;
-    std::vector<float> sums;         // bayer: four lines
+    std::vector<float> sums;         // bayer: four lines; nv12: three planes
     std::vector<std::uint8_t> ring;  // nv12: converted rows, by row number modulo taps
     std::vector<int> ring_rows;      // which row each place holds, -1: none
   };
