@@ -20,33 +20,39 @@ AGP_EDGE_INLINE void interleave(const float* __restrict red, const float* __rest
   }
 }
 
-// Both kinds of column are computed everywhere and one is taken, so that loops fill vectors.
-// `first`: index of the first column in the sums, with a neighbour on both sides; `holds_red`: it.
+// Both kinds of column are computed everywhere and one is taken. `first`: index of the first column
+// in the sums, with a neighbour on both sides; `holds_red`: it.
 AGP_EDGE_INLINE void demosaic_block(const BayerSums& sums, int first, int columns, bool holds_red,
                                     float* rgb) {
-  const float* __restrict red_own = sums.own[0] + first;
-  const float* __restrict red_beside = sums.beside[0] + first;
-  const float* __restrict blue_own = sums.own[1] + first;
-  const float* __restrict blue_beside = sums.beside[1] + first;
+  const float* red_own = sums.own[0] + first;
+  const float* red_beside = sums.beside[0] + first;
+  const float* blue_own = sums.own[1] + first;
+  const float* blue_beside = sums.beside[1] + first;
   float red[kBlock];
   float green[kBlock];
   float blue[kBlock];
-  const int parity = holds_red ? 0 : 1;
-  for (int k = 0; k < columns; ++k) {
-    const bool at_red = (k & 1) == parity;
-    const float red_here = red_own[k] + red_beside[k];
-    const float blue_here = blue_own[k] + blue_beside[k];
-    const float red_sides =
-        (red_own[k - 1] + red_beside[k - 1]) + (red_own[k + 1] + red_beside[k + 1]);
-    const float blue_sides =
-        (blue_own[k - 1] + blue_beside[k - 1]) + (blue_own[k + 1] + blue_beside[k + 1]);
-    const float green_at_red =
-        blue_own[k] + 0.5F * blue_beside[k] + 0.25F * (red_own[k - 1] + red_own[k + 1]);
-    const float green_at_blue =
-        red_own[k] + 0.5F * red_beside[k] + 0.25F * (blue_own[k - 1] + blue_own[k + 1]);
-    red[k] = at_red ? red_here : 0.5F * red_sides;
-    green[k] = at_red ? green_at_red : green_at_blue;
-    blue[k] = at_red ? 0.5F * blue_sides : blue_here;
+  const Lanes8 even = {-1, 0, -1, 0, -1, 0, -1, 0};
+  const Lanes8 at_red = holds_red ? even : ~even;
+  for (int k = 0; k < columns; k += 8) {
+    const Float8 red_left = load8(red_own + k - 1);
+    const Float8 red_right = load8(red_own + k + 1);
+    const Float8 blue_left = load8(blue_own + k - 1);
+    const Float8 blue_right = load8(blue_own + k + 1);
+    const Float8 red_sides =
+        (red_left + load8(red_beside + k - 1)) + (red_right + load8(red_beside + k + 1));
+    const Float8 blue_sides =
+        (blue_left + load8(blue_beside + k - 1)) + (blue_right + load8(blue_beside + k + 1));
+    const Float8 red_here = load8(red_own + k);
+    const Float8 red_half = load8(red_beside + k);
+    const Float8 blue_here = load8(blue_own + k);
+    const Float8 blue_half = load8(blue_beside + k);
+    const Float8 r = at_red ? red_here + red_half : 0.5F * red_sides;
+    const Float8 g = at_red ? blue_here + 0.5F * blue_half + 0.25F * (red_left + red_right)
+                            : red_here + 0.5F * red_half + 0.25F * (blue_left + blue_right);
+    const Float8 b = at_red ? 0.5F * blue_sides : blue_here + blue_half;
+    std::memcpy(red + k, &r, sizeof(r));
+    std::memcpy(green + k, &g, sizeof(g));
+    std::memcpy(blue + k, &b, sizeof(b));
   }
   interleave(red, green, blue, columns, rgb);
 }

@@ -16,6 +16,9 @@ struct BayerSums {
   int first;
 };
 
+// Values behind the last column of a sum that demosaic() reads and does not use; they are finite.
+inline constexpr std::size_t kSumPadding = 8;
+
 struct ConvertKernels {
   // rgb[3 k + c] for columns begin + k, k < columns, of a frame `width` wide; the sums reach one
   // column further on both sides, where the frame does. `red`: parity of the columns that hold red.

@@ -35,7 +35,7 @@ FormatLines::Scratch FormatLines::make_scratch() const {
   scratch.weights.resize(2 * taps);
   scratch.rows8.resize(taps);
   scratch.rows16.resize(taps);
-  scratch.sums.resize(4 * static_cast<std::size_t>(columns_));
+  scratch.sums.resize(4 * (static_cast<std::size_t>(columns_) + kSumPadding));
   if (layout_ == PixelLayout::kNv12) {
     scratch.sums.resize(3 * static_cast<std::size_t>(view_.width));
     scratch.ring.resize(static_cast<std::size_t>(taps_.taps) * view_.width * 3);
@@ -114,7 +114,8 @@ void FormatLines::bayer_line(const ResampleKernels& kernels, const Frame& frame,
     }
     for (int which = 0; which < 2; ++which) {
       const float* weights = which == 0 ? own_weights : beside_weights;
-      float* out = scratch.sums.data() + static_cast<std::size_t>(2 * kind + which) * columns_;
+      float* out = scratch.sums.data() +
+                   static_cast<std::size_t>(2 * kind + which) * (columns_ + kSumPadding);
       if (layout_ == PixelLayout::kBayer16) {
         kernels.weigh_rows16(scratch.rows16.data(), weights, used, columns_, out);
       } else {
