@@ -205,6 +205,89 @@ class Postprocessor:
             ValueError: `grid` does not fit.
         """
 
+def has_cuda_kernels() -> bool:
+    """Whether this build carries the kernels: nvcc was found when it was compiled."""
+
+class CudaPreprocessor:
+    """`Preprocessor` on an NVIDIA GPU, for frames in host memory; for tests and measurements.
+
+    Args:
+        height: As `Preprocessor`, and all up to `roi`.
+        width: See there.
+        mean: See there.
+        std: See there.
+        channels: See there.
+        resize: See there.
+        roi: See there.
+        device: CUDA's number of the GPU.
+        half: Results are float16.
+
+    Raises:
+        DeviceError: no GPU, no kernels in this build, or none for this GPU.
+    """
+
+    def __init__(
+        self,
+        *,
+        height: int,
+        width: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        channels: str = "rgb",
+        resize: str = "antialias",
+        roi: tuple[int, int, int, int] | None = None,
+        device: int = 0,
+        half: bool = False,
+    ) -> None: ...
+    def run(
+        self, frame: NDArray[np.uint8] | NDArray[np.uint16] | Buffer, format: str | None = None
+    ) -> NDArray[np.float32] | NDArray[np.float16]:
+        """Uploads one frame, preprocesses it, downloads (3, height, width)."""
+    def seconds(
+        self,
+        frame: NDArray[np.uint8] | NDArray[np.uint16] | Buffer,
+        format: str | None = None,
+        runs: int = 100,
+    ) -> float:
+        """Mean time of one launch among `runs` back to back, the frame on the device already."""
+
+class CudaPostprocessor:
+    """`Postprocessor` on an NVIDIA GPU, for grids in host memory; for tests.
+
+    Args:
+        grid_height: As `Postprocessor`, and all up to `top_share`.
+        grid_width: See there.
+        map_height: See there.
+        map_width: See there.
+        sigma: See there.
+        score: See there.
+        top_share: See there.
+        device: CUDA's number of the GPU.
+    """
+
+    def __init__(
+        self,
+        *,
+        grid_height: int,
+        grid_width: int,
+        map_height: int,
+        map_width: int,
+        sigma: float,
+        score: str = "max",
+        top_share: float = 0.01,
+        device: int = 0,
+    ) -> None: ...
+    def run(
+        self,
+        grid: NDArray[np.float32],
+        *,
+        threshold: float | None = None,
+        mask_threshold: float | None = None,
+        min_area: int = 0,
+        outputs: int = 7,
+    ) -> NativeResult:
+        """As `Postprocessor.run`."""
+
 class Engine:
     """Any inference engine that C++ can call."""
 
