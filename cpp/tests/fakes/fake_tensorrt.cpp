@@ -241,7 +241,10 @@ FAKE_API int32_t getInferLibVersion() noexcept {
 }
 
 FAKE_API void* createInferRuntime_INTERNAL(void* logger, int32_t version) noexcept {
-  if (version != NV_TENSORRT_VERSION) nvinfer1::apiv::unexpected("another headers' version");
+  // As the real one: its own headers' and, of the same major, older ones.
+  if (version > NV_TENSORRT_VERSION || version / 10000 != NV_TENSORRT_MAJOR) {
+    nvinfer1::apiv::unexpected("another headers' version");
+  }
   auto& log = *static_cast<nvinfer1::ILogger*>(logger);
   if (misbehaves("runtime-null") || misbehaves("runtime-offset")) {
     log.log(nvinfer1::ILogger::Severity::kERROR, "CUDA initialization failure with error: 35");

@@ -18,6 +18,8 @@ from agp_edge.gpu import Gpu
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# What JetPack 6.2 and 7.2 bring, and the newest whose headers are known.
+VERSIONS = ("10.3.0", "10.16.2", "11.1.0")
 GPU = Gpu(name="Played GPU", compute_capability=(8, 6), driver_cuda=(12, 6))
 FP32 = "Row major linear FP32"
 FP16 = "Channel major FP16 format where channel % 8 == 0"
@@ -88,7 +90,10 @@ class Builder:
         self.trt = trt
 
     def create_network(self, flags: int) -> Any:
-        return self.real.create_network(flags)
+        strongly_typed = 1 << int(real.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        # 10 builds weakly typed networks too, unless asked not to; 11 has neither word for it
+        assert flags == (strongly_typed if self.trt.major == 10 else 0)
+        return self.real.create_network(strongly_typed)
 
     def create_builder_config(self) -> Config:
         return Config(self.real.create_builder_config(), self.trt)
@@ -105,13 +110,22 @@ class Builder:
 
 
 class FakeTensorRt(types.ModuleType):
-    """The module; what is not played is TensorRT for RTX's."""
+    """The module; what is not played is TensorRT for RTX's.
 
-    def __init__(self) -> None:
+    Args:
+        version: of TensorRT; 10 and 11 differ in how a network becomes strongly typed.
+    """
+
+    def __init__(self, version: str = "10.3.0") -> None:
         super().__init__("tensorrt")
         self.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
-        self.__version__ = "10.3.0"
-        self.header = "cache 10.3.0 SM 8.6"
+        self.__version__ = version
+        self.major = int(version.partition(".")[0])
+        flags = {"STRONGLY_TYPED": real.NetworkDefinitionCreationFlag.STRONGLY_TYPED}
+        self.NetworkDefinitionCreationFlag = types.SimpleNamespace(
+            **(flags if self.major == 10 else {})
+        )
+        self.header = f"cache {version} SM 8.6"
         self.strict = False  # whether a foreign cache is None or refused later, not empty
         self.hands_out_cache = True
         self.kernels = {"conv", "mul"}

@@ -10,13 +10,13 @@ from agp_edge.cli import main
 from agp_edge.plan.build import plan_from_onnx
 from agp_edge.plan.precision import layers_precision
 
-from .fake_tensorrt import FP16, FP32, GPU, INT8, FakeTensorRt, layers
+from .fake_tensorrt import FP16, FP32, GPU, INT8, VERSIONS, FakeTensorRt, layers
 
 
-@pytest.fixture
-def trt(monkeypatch):
-    """A played TensorRT 10.3 on a machine with a GPU of SM 8.6."""
-    module = FakeTensorRt()
+@pytest.fixture(params=VERSIONS)
+def trt(request, monkeypatch):
+    """A played TensorRT on a machine with a GPU of SM 8.6."""
+    module = FakeTensorRt(request.param)
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     monkeypatch.setattr("agp_edge.plan.build.find_gpus", lambda: (GPU,))
     monkeypatch.setattr("agp_edge.plan.targets.find_gpus", lambda: (GPU,))
@@ -26,7 +26,7 @@ def trt(monkeypatch):
 def test_what_was_built_is_in_report_plan_and_info(trt, small_model, tmp_path, capfd):
     path = tmp_path / "m.plan"
     report = plan_from_onnx(small_model, path, backend="auto")
-    assert report.backend == "TensorRT 10.3.0"
+    assert report.backend == f"TensorRT {trt.__version__}"
     assert report.targets == ("8.6",)
     assert (report.precision, report.built) == ("fp32", "fp32")
     assert trt.verbosity == trt.ProfilingVerbosity.DETAILED
@@ -34,7 +34,7 @@ def test_what_was_built_is_in_report_plan_and_info(trt, small_model, tmp_path, c
     assert report.plan_bytes == path.stat().st_size
     manifest = read_manifest(path)
     assert manifest["precision"] == {"asked": "fp32", "built": "fp32"}
-    assert manifest["versions"]["tensorrt"] == "10.3.0"
+    assert manifest["versions"]["tensorrt"] == trt.__version__
     capfd.readouterr()
     assert main(["info", str(path)]) == 0
     assert "precision       fp32 built, fp32 asked\n" in capfd.readouterr().out
@@ -136,7 +136,7 @@ def test_a_plan_wider_than_asked_for_is_refused(trt, small_model, tmp_path, capf
     assert main([*arguments, "--backend", "tensorrt", "--precision", "fp16"]) == 1
     error = capfd.readouterr().err
     assert error.count("\n") == 1
-    assert "TensorRT 10.3.0 compiled '" in error
+    assert f"TensorRT {trt.__version__} compiled '" in error
     assert "in fp32 though the graph asks for fp16: nothing was written" in error
     assert list(tmp_path.iterdir()) == []
     trt.information = lambda: layers(FP16, FP16, FP32)

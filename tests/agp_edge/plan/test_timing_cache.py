@@ -15,14 +15,12 @@ from agp_edge.cli import main
 from agp_edge.plan import timing_cache
 from agp_edge.plan.build import plan_from_onnx
 
-from .fake_tensorrt import GPU, FakeTensorRt
-
-HEADER = b"cache 10.3.0 SM 8.6"
+from .fake_tensorrt import GPU, VERSIONS, FakeTensorRt
 
 
 @pytest.fixture
-def trt(monkeypatch):
-    module = FakeTensorRt()
+def trt(request, monkeypatch):
+    module = FakeTensorRt(getattr(request, "param", VERSIONS[1]))
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     monkeypatch.setattr("agp_edge.plan.build.find_gpus", lambda: (GPU,))
     monkeypatch.setattr("agp_edge.plan.targets.find_gpus", lambda: (GPU,))
@@ -41,15 +39,16 @@ def build(trt, small_model, tmp_path):
     return run
 
 
+@pytest.mark.parametrize("trt", VERSIONS, indirect=True)
 def test_the_second_build_measures_nothing(trt, build, tmp_path):
     path = tmp_path / "new folder" / "timing.cache"
     assert build(path).timing_cache_problem is None
     assert trt.measured == {"conv", "mul"}
-    assert path.read_bytes() == HEADER + b"\nconv\nmul"
+    assert path.read_bytes() == trt.header.encode() + b"\nconv\nmul"
     trt.kernels = {"conv", "mul", "add"}
     build(path)
     assert trt.measured == {"add"}
-    assert path.read_bytes() == HEADER + b"\nadd\nconv\nmul"
+    assert path.read_bytes() == trt.header.encode() + b"\nadd\nconv\nmul"
 
 
 def test_an_unchanged_cache_is_not_written(build, tmp_path):
@@ -65,7 +64,13 @@ def test_an_unchanged_cache_is_not_written(build, tmp_path):
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x00\x01\xff garbage", HEADER[:7], b"cache 10.9.0 SM 8.6\nmul", b"cache 10.3.0 SM 9.0"],
+    [
+        b"",
+        b"\x00\x01\xff garbage",
+        b"cache 1",
+        b"cache 10.9.0 SM 8.6\nmul",
+        b"cache 10.3.0 SM 9.0\nmul",
+    ],
     ids=["empty", "corrupt", "cut", "another version", "another GPU"],
 )
 def test_a_cache_that_does_not_fit_is_replaced(content, strict, trt, build, tmp_path):
@@ -74,18 +79,18 @@ def test_a_cache_that_does_not_fit_is_replaced(content, strict, trt, build, tmp_
     path.write_bytes(content)
     assert build(path).timing_cache_problem is None
     assert trt.measured == {"conv", "mul"}
-    assert path.read_bytes() == HEADER + b"\nconv\nmul"
+    assert path.read_bytes() == trt.header.encode() + b"\nconv\nmul"
 
 
 def test_what_another_build_wrote_meanwhile_is_kept(trt, build, tmp_path):
     path = tmp_path / "timing.cache"
-    trt.while_it_builds = lambda: path.write_bytes(HEADER + b"\nsoftmax")
+    trt.while_it_builds = lambda: path.write_bytes(trt.header.encode() + b"\nsoftmax")
     build(path)
-    assert path.read_bytes() == HEADER + b"\nconv\nmul\nsoftmax"
+    assert path.read_bytes() == trt.header.encode() + b"\nconv\nmul\nsoftmax"
     # unless it is of another TensorRT
     trt.while_it_builds = lambda: path.write_bytes(b"cache 10.9.0 SM 8.6\nsoftmax")
     build(path)
-    assert path.read_bytes() == HEADER + b"\nconv\nmul\nsoftmax"
+    assert path.read_bytes() == trt.header.encode() + b"\nconv\nmul\nsoftmax"
 
 
 def test_two_builds_at_once(trt, build, small_model, tmp_path):
@@ -104,7 +109,7 @@ def test_two_builds_at_once(trt, build, small_model, tmp_path):
 
     trt.while_it_builds = run_second
     build(path)
-    assert path.read_bytes() == HEADER + b"\nconv\nmatmul\nmul"
+    assert path.read_bytes() == trt.header.encode() + b"\nconv\nmatmul\nmul"
 
 
 SAVES = """
@@ -162,7 +167,7 @@ def test_a_file_that_cannot_be_used_is_refused_before_building(what, trt, small_
 def test_a_cache_that_cannot_be_kept_costs_no_plan(trouble, trt, small_model, tmp_path, request):
     monkeypatch, capfd = (request.getfixturevalue(name) for name in ("monkeypatch", "capfd"))
     path = tmp_path / "timing.cache"
-    path.write_bytes(HEADER)
+    path.write_bytes(trt.header.encode())
     lock = filelock.FileLock(f"{path}.lock", thread_local=False)
 
     def full(_):
@@ -185,7 +190,7 @@ def test_a_cache_that_cannot_be_kept_costs_no_plan(trouble, trt, small_model, tm
     assert err == ""
     assert expected in out.splitlines()[-1]
     assert read_manifest(plan)["name"] == "small"
-    assert path.read_bytes() == HEADER
+    assert path.read_bytes() == trt.header.encode()
     trt.while_it_builds = lambda: None
     assert main([*command, "--json"]) == 0
     problem = json.loads(capfd.readouterr().out)["timing_cache_problem"]
