@@ -25,6 +25,8 @@ from agp_edge.manifest import (
 
 ROOT = Path(__file__).parents[2]
 SIZE, STRIDE = 64, 8
+VERSION = re.search(r'^version = "([\d.]+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+SOVERSION = VERSION.rpartition(".")[0]  # before 1.0 a minor version may change the interface
 
 
 def openvino_libraries() -> str:
@@ -151,12 +153,14 @@ def score_folder(program: Path, *arguments: object) -> subprocess.CompletedProce
 def test_library_is_installed_without_private_parts(prefix: Path) -> None:
     files = {p.relative_to(prefix).as_posix() for p in prefix.rglob("*") if p.is_file()}
     headers = {f"include/agp_edge/{p.name}" for p in (ROOT / "cpp/include/agp_edge").glob("*.hpp")}
+    headers.add("include/agp_edge.h")
     assert headers <= files
     # one for each TensorRT whose headers were found when it was compiled
     modules = {f for f in files if re.fullmatch(r"lib/agp_edge/_trt(10|11|rtx)\.so", f)}
     rest = {re.sub(r"Targets-\w+", "Targets-CONFIG", f) for f in files - headers - modules}
     assert rest == {
         "lib/libagp_edge.a",
+        *(f"lib/libagp_edge_c.so{suffix}" for suffix in ("", f".{SOVERSION}", f".{VERSION}")),
         "lib/cmake/agp_edge/agp_edgeConfig.cmake",
         "lib/cmake/agp_edge/agp_edgeConfigVersion.cmake",
         "lib/cmake/agp_edge/agp_edgeTargets.cmake",
@@ -206,3 +210,42 @@ def test_exit_codes(program: Path, model: Path, folder: Path, tmp_path: Path) ->
     assert "cut.pgm' is cut off" in error(model, tmp_path)
     (tmp_path / "cut.pgm").write_bytes(b"P5\n64 64\n65535\n" + bytes(9000))
     assert "is not a binary PGM" in error(model, tmp_path)
+
+
+def test_c_library_exports_what_header_and_list_say(prefix: Path) -> None:
+    library = prefix / f"lib/libagp_edge_c.so.{SOVERSION}"
+    symbols = [line.split()[-1] for line in run("nm", "-D", "--defined-only", library).splitlines()]
+    exported = {name.partition("@")[0] for name in symbols if not name.startswith("AGP_EDGE_")}
+    listed = re.findall(r"^ +(agp_edge_\w+);", (ROOT / "cpp/src/agp_edge_c.map").read_text(), re.M)
+    header = (ROOT / "cpp/include/agp_edge.h").read_text()
+    declared = re.findall(r"^AGP_EDGE_API [^;(]*?(agp_edge_\w+)\(", header, re.M)
+    assert exported == set(listed) == set(declared)
+    assert sorted(listed) == listed
+    dynamic = run("readelf", "-d", library)
+    assert f"[libagp_edge_c.so.{SOVERSION}]" in dynamic
+    needed = set(re.findall(r"NEEDED.*\[(.+?)\.so", dynamic))
+    assert needed <= {
+        "libstdc++",
+        "libm",
+        "libgcc_s",
+        "libc",
+        "libdl",
+        "libpthread",
+        "ld-linux-x86-64",
+    }
+
+
+def test_the_c_example_is_c11_and_scores(prefix: Path, model: Path, folder: Path) -> None:
+    build = folder.parent / "score_c"
+    run(
+        *("cmake", "-S", ROOT / "cpp/examples/score_c", "-B", build, "-G", "Ninja"),
+        f"-DCMAKE_PREFIX_PATH={prefix}",
+        "-DCMAKE_C_FLAGS=-Wall -Wextra -pedantic -Wconversion -Wshadow -Werror",
+    )
+    run("cmake", "--build", build)
+    codes = {}
+    for name in ("flat.pgm", "stripes.pgm"):
+        pixels = (folder / name).read_bytes().replace(b"# made for a test\n", b"")
+        (build / name).write_bytes(pixels)
+        codes[name] = score_folder(build / "score_c", model, build / name).returncode
+    assert codes == {"flat.pgm": 0, "stripes.pgm": 3}
