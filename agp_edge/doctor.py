@@ -14,6 +14,7 @@ from agp_edge.engines import openvino
 from agp_edge.engines.tensorrt import FLAVOURS, Flavour
 from agp_edge.errors import DependencyError, DeviceError, Error
 from agp_edge.gpu import find_gpus
+from agp_edge.jetson import find_jetson
 from agp_edge.native_modules import MODULES, NativeModule, find_module, open_library
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "examine", "require_engine"]
 
 CPU_ENGINES = ("ONNX Runtime", "OpenVINO")
+ROOT = Path("/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +48,12 @@ class Finding:
     problem: str | None = None
     """Why it is not usable, and the command that helps; None when it is."""
 
+    warnings: tuple[str, ...] = ()
+    """What makes it slower than it could be, each with the command that helps."""
+
 
 def examine() -> tuple[Finding, ...]:
-    """Look at everything, in the order: our extension, CPU engines, TensorRT, its modules, GPUs.
+    """Look at everything: our extension, CPU engines, TensorRT, its modules, GPUs, the Jetson.
 
     Loads the libraries that are installed to see that they do load; asks no GPU to compute.
     """
@@ -60,6 +65,7 @@ def examine() -> tuple[Finding, ...]:
         *(_tensorrt(kind, flavour, gpu_problem) for kind, flavour in FLAVOURS.items()),
         *(_native_module(module, gpu_problem) for module in MODULES),
         *gpus,
+        *_jetson(),
     )
 
 
@@ -195,6 +201,21 @@ def _gpus() -> tuple[str | None, tuple[Finding, ...]]:
             runs=runs,
         )
         for gpu in gpus
+    )
+
+
+def _jetson() -> tuple[Finding, ...]:
+    jetson = find_jetson(ROOT)
+    if jetson is None:
+        return ()
+    return (
+        Finding(
+            name=f"Jetson: {jetson.model}",
+            usable=True,
+            version=None if jetson.release is None else f"Jetson Linux {jetson.release}",
+            runs="power mode and clocks",
+            warnings=jetson.warnings,
+        ),
     )
 
 

@@ -33,6 +33,22 @@ cmake --preset asan
 cmake --build --preset asan
 ctest --preset asan
 
+step "C++ tests for aarch64, in qemu's user emulation"
+has_cross() {
+  command -v aarch64-linux-gnu-g++ && { command -v qemu-aarch64 || command -v qemu-aarch64-static; }
+} >/dev/null
+if ! has_cross && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+    apt-get -qq install --no-install-recommends g++-aarch64-linux-gnu qemu-user; } >/dev/null || true
+fi
+if has_cross; then
+  cmake --preset aarch64
+  cmake --build --preset aarch64
+  ctest --preset aarch64
+else
+  echo "aarch64: left out; it needs g++-aarch64-linux-gnu and qemu-user, which could not be installed"
+fi
+
 step "CUDA kernels, every architecture"
 if nvcc=$(PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin" command -v nvcc); then
   cmake --preset cuda "-DAGP_EDGE_NVCC=$nvcc"

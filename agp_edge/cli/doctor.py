@@ -34,5 +34,7 @@ def run(args: argparse.Namespace) -> int:
                 print(f"       {', '.join(found)}")
             if finding.problem:
                 print(f"       {finding.problem}")
+            for warning in finding.warnings:
+                print(f"       warning: {warning}")
     require_engine(findings)
     return 0

@@ -105,6 +105,33 @@ def test_oldest_headers_of_a_major_are_chosen(tmp_path: Path) -> None:
     assert "module _trt11: built, headers 11.1.0 in" in output
 
 
+def test_a_jetpack_root_is_searched_when_compiling_for_it(tmp_path: Path) -> None:
+    """JetPack 6.2's folders in an unpacked root file system; only configured, with any compiler."""
+    root = tmp_path / "rootfs"
+    include = root / "usr/include/aarch64-linux-gnu"
+    cuda = root / "usr/local/cuda/include"
+    include.mkdir(parents=True)
+    cuda.mkdir(parents=True)
+    (include / "NvInferRuntime.h").touch()
+    version = "".join(
+        f"#define NV_TENSORRT_{part} {number}\n"
+        for part, number in (("MAJOR", 10), ("MINOR", 3), ("PATCH", 0))
+    )
+    (include / "NvInferVersion.h").write_text(version)
+    (cuda / "cuda_runtime_api.h").touch()
+    output = configure(
+        tmp_path / "build",
+        *("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"),
+        f"-DCMAKE_FIND_ROOT_PATH={root}",
+        "-DAGP_EDGE_CUDA=OFF",
+        f"-DAGP_EDGE_TENSORRT_HEADERS={tmp_path}/none",
+    )
+    assert f"module _trt10: built, headers 10.3.0 in {include}" in output
+    assert "module _trt11: left out" in output
+    cache = (tmp_path / "build/CMakeCache.txt").read_text()
+    assert f"AGP_EDGE_CUDA_INCLUDE:PATH={cuda}\n" in cache
+
+
 def assert_left_out(folder: Path) -> None:
     output = configure(
         folder / "build", f"-DAGP_EDGE_TENSORRT_HEADERS={folder}/none", "-DTENSORRT_ROOT=/nowhere"
