@@ -305,7 +305,7 @@ class Detector:
             mask_threshold=detector.mask_threshold,
             p_value=native.p_value,
             anomaly_map=native.anomaly_map,
-            mask=None if native.mask is None else native.mask.view(np.bool_),
+            mask=native.mask,
             regions=regions,
             roi=self._roi or view,
             latency=Latency(

@@ -372,7 +372,7 @@ def main() -> None:
     )
     del ways
     document["score"] = scoring(arguments.model, arguments.rounds)
-    document["throughput"] = throughput(arguments.model, max(3, arguments.rounds // 5))
+    document["throughput"] = throughput(arguments.model, max(3, arguments.rounds // 3))
     if arguments.int8:
         document["int8"] = integers(arguments.model, arguments.int8, arguments.rounds)
     path = write_result(arguments.output, document)
