@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up a virtual environment with everything the tests need and runs them all: linters, the C++
-# tests plain and under AddressSanitizer + UBSan, then pytest. Needs Python >= 3.10 and a C++17
+# tests plain, under AddressSanitizer + UBSan and (threads) ThreadSanitizer, then pytest. Needs Python >= 3.10 and a C++17
 # compiler; everything else comes from the package registry. AGP_EDGE_VENV names another folder for
 # the environment; arguments go to pytest.
 set -euo pipefail
@@ -56,6 +56,13 @@ if nvcc=$(PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin" command -v nvcc); then
 else
   echo "CUDA kernels: not compiled, nvcc was not found"
 fi
+
+step "C++ tests of threads under ThreadSanitizer"
+threads="test_fair_semaphore test_pipeline test_submission test_thread_placement test_thread_pool"
+cmake --preset tsan
+# shellcheck disable=SC2086  # a list
+cmake --build --preset tsan --target $threads fake_cuda
+ctest --preset tsan --tests-regex "^(${threads// /|})$"
 
 step "Python tests"
 python -m pytest "$@"

@@ -188,7 +188,9 @@ def test_dynamic_shapes(write, image, one_line):
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.save(model, path)
     with pytest.raises(ModelError, match=r"'image' of .*'batch', 3, 64, 64.*static shape"):
-        Detector(path)
+        Detector(path, engine="onnxruntime")
+    with pytest.raises(ModelError, match=r"'image' of .* has a dynamic shape, .*static shape"):
+        Detector(path, engine="openvino")
     one_line("score", path, image)
 
 
