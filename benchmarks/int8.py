@@ -1,10 +1,11 @@
 """What does INT8 cost in accuracy, and what does it gain on a CPU?
 
 Trains with the defaults, exports, and quantises the exported file: every layer, by each way of
-finding ranges, and within a budget, the layers chosen on held-out good images with synthetic
-defects. The test images, which none of this has seen, then judge all of them at once, with paired
-intervals. All of it runs in ONNX Runtime on a CPU: accuracy with Q/DQ pairs computed as they stand,
-time with ONNX Runtime's integer kernels. Nothing here is a statement about a GPU.
+finding ranges and with quantisation-aware training, and within a budget, the layers chosen on
+held-out good images with synthetic defects. FP16 stands beside them. The test images, which none of
+this has seen, then judge all of them at once, with paired intervals. All of it runs in ONNX Runtime
+on a CPU: accuracy with Q/DQ pairs computed as they stand, time with ONNX Runtime's integer kernels.
+Nothing here is a statement about a GPU.
 
     python benchmarks/int8.py [--sets tiles mono] [--runs FOLDER] [--output int8]
 
@@ -27,6 +28,7 @@ import numpy as np
 from magnetic_tile import NAMES, lay_out
 from provenance import write_result
 
+from agp_edge.calibration.fp16.convert import fp16_from_onnx
 from agp_edge.calibration.fp16.half_graph import rounded_graph
 from agp_edge.calibration.graph.model_file import load_fp32
 from agp_edge.calibration.int8.accuracy import Accuracy, Judge, labelled_frames
@@ -65,22 +67,30 @@ def trained(name: str, folder: Path) -> tuple[Path, Path]:
     return model, root
 
 
+def run_of(folder: Path) -> Path:
+    """The folder of the checkpoint that the model was exported from."""
+    (found,) = folder.glob("*/checkpoint.json")
+    return found.parent
+
+
 def quantised(
     model: Path, root: Path, folder: Path, ways: Sequence[str]
-) -> dict[str, QuantiseReport]:
-    """Every variant, by its name."""
+) -> tuple[dict[str, QuantiseReport], dict[str, float]]:
+    """Every variant by its name, and the CPU time it took."""
     variants: dict[str, dict[str, Any]] = {
         f"all layers, {ranges}": {"ranges": ranges} for ranges in ways
     }
     variants[f"budget {BUDGET:g}"] = {"budget": BUDGET}
+    variants["all layers, qat"] = {"method": "qat", "checkpoint": run_of(folder)}
     variants["all layers, fp32 elsewhere"] = {"precision": "fp32"}
-    found = {}
+    found, seconds = {}, {}
     for name, options in variants.items():
         path = folder / f"{name.replace(' ', '-').replace(',', '')}.onnx"
-        started = time.perf_counter()
+        started = time.process_time()
         found[name] = quantise_onnx(model, root, path, **options)
-        print(f"  {name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-    return found
+        seconds[name] = time.process_time() - started
+        print(f"  {name}: {seconds[name]:.0f} s of CPU time", file=sys.stderr, flush=True)
+    return found, seconds
 
 
 def judged(model: Path, root: Path, reports: dict[str, QuantiseReport]) -> dict[str, Accuracy]:
@@ -94,7 +104,8 @@ def judged(model: Path, root: Path, reports: dict[str, QuantiseReport]) -> dict[
         labelled_frames(open_dataset(root).test, shape),
         labelled=True,
     )
-    found = {}
+    half = fp16_from_onnx(model, model.with_suffix(".fp16.onnx")).path
+    found = {"fp16": judge.judge(rounded_graph(onnx.load(half)))}
     for name, report in reports.items():
         graph = onnx.load(report.path)
         found[name] = judge.judge(graph if "fp32" in name else rounded_graph(graph))
@@ -130,7 +141,10 @@ def summary_lines(results: dict[str, Any]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for data, entry in results.items():
-        for name, row in entry["variants"].items():
+        nothing = {"int8_layers": 0, "int8_weights": 0.0, "test": entry["fp16"]}
+        count = next(iter(entry["variants"].values()))["layers"]
+        rows = {"none, fp16": {**nothing, "layers": count}, **entry["variants"]}
+        for name, row in rows.items():
             a = row["test"]
             aupro = a["aupro"]
             cells = [
@@ -172,7 +186,7 @@ def main() -> int:
             folder = (arguments.runs or Path(scratch)) / data
             folder.mkdir(parents=True, exist_ok=True)
             model, root = trained(data, folder)
-            reports = quantised(model, root, folder, arguments.ranges)
+            reports, seconds = quantised(model, root, folder, arguments.ranges)
             test = judged(model, root, reports)
             results[data] = {
                 "variants": {
@@ -181,10 +195,12 @@ def main() -> int:
                         "layers": len(report.layers),
                         "int8_weights": report.int8_weights,
                         "chosen_on": report.accuracy.to_dict(),
+                        "cpu_seconds": seconds[name],
                         "test": test[name].to_dict(),
                     }
                     for name, report in reports.items()
                 },
+                "fp16": test["fp16"].to_dict(),
                 "curve": reports[f"budget {BUDGET:g}"].to_dict()["curve"],
                 "milliseconds": milliseconds(
                     {"fp32": model, "int8": reports["all layers, fp32 elsewhere"].path}

@@ -64,6 +64,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave depthwise convolutions in --precision; build --precision auto can compare both",
     )
+    parser.add_argument(
+        "--method",
+        choices=("ptq", "qat"),
+        default="ptq",
+        help="ptq: after training; qat: train what ptq does not bring within the budget (without "
+        "a budget every layer) to bear INT8, a matter of minutes (default: ptq)",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="RUN",
+        help="for --method qat: the run that MODEL.onnx was exported from",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=40, metavar="N", help="for --method qat (default: 40)"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures to FILE")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write a page")
 
@@ -83,6 +98,9 @@ def run(args: argparse.Namespace) -> int:
         labelled=args.labelled,
         precision=args.precision,
         depthwise=not args.no_depthwise,
+        method=args.method,
+        checkpoint=args.checkpoint,
+        steps=args.steps,
         progress=True,
     )
     for warning in report.warnings:
@@ -110,6 +128,12 @@ def quantise_lines(report: QuantiseReport) -> list[str]:
         f"({100 * report.int8_weights:.1f} % of their weights), {len(report.calibrated)} "
         f"calibration images, ranges by {report.ranges}"
     ]
+    before = report.post_training
+    if before is not None:
+        lines.append(
+            f"trained to bear it (qat); post-training quantisation alone: {before.chosen.layers} "
+            f"layers, loss {before.chosen.accuracy.worst:.4g}"
+        )
     for name, loss in (("image AUROC", accuracy.auroc), ("AUPRO", accuracy.aupro)):
         if loss is not None:
             lines.append(

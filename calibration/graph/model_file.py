@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from agp_edge import _core
 
-__all__ = ["load_fp32", "preprocessor_of", "scorer", "set_manifest"]
+__all__ = ["load_fp32", "preprocessor_of", "scorer", "set_manifest", "with_names"]
 
 
 def load_fp32(source: str, manifest: Mapping[str, Any]) -> ModelProto:
@@ -55,7 +55,11 @@ def load_fp32(source: str, manifest: Mapping[str, Any]) -> ModelProto:
             f"'{source}' holds quantised or FP16 weights though its manifest says fp32: "
             "export the model again"
         )
-    # the converter and our choice of nodes go by names
+    return with_names(model)
+
+
+def with_names(model: ModelProto) -> ModelProto:
+    """The model itself, each node with a name of its own: choices of nodes go by names."""
     taken: set[str] = set()
     for index, node in enumerate(model.graph.node):
         if not node.name or node.name in taken:

@@ -34,6 +34,9 @@ class QuantiseReport:
 
     path: Path
     source: Path
+    method: str
+    """ "ptq" or "qat"."""
+
     ranges: str
     calibrated: tuple[Path, ...]
     """The calibration images, in the order they were chosen."""
@@ -44,6 +47,8 @@ class QuantiseReport:
     """None: every layer was quantised, whatever it costs."""
 
     search: Search
+    post_training: Search | None = None
+    """What was reached before the training; None where the file is not trained."""
 
     @property
     def accuracy(self) -> Accuracy:
@@ -67,6 +72,7 @@ class QuantiseReport:
         """For JSON; no path of this machine but the names of the files."""
         return {
             "model": self.source.name,
+            "method": self.method,
             "ranges": self.ranges,
             "calibration_images": [path.name for path in self.calibrated],
             "warnings": list(self.warnings),
@@ -76,6 +82,13 @@ class QuantiseReport:
             "int8_layers": self.search.chosen.layers,
             "int8_weights": self.int8_weights,
             "layers": [vars(layer) for layer in self.layers],
+            "post_training": None
+            if self.post_training is None
+            else {
+                "int8_layers": self.post_training.chosen.layers,
+                "within_budget": self.post_training.within_budget,
+                "accuracy": self.post_training.chosen.accuracy.to_dict(),
+            },
             "curve": [
                 {
                     "layers": step.layers,

@@ -1,8 +1,9 @@
 """Reads model.onnx (FP32) and good images, writes model.int8.onnx with an accuracy budget kept.
 
-Post-training static quantisation to explicit Q/DQ pairs. Good images chosen for their diversity
-give the ranges; other good images with synthetic defects, or labelled ones, judge what is lost; the
-layers that would lose too much stay FP16 (or FP32). docs/int8.md says how each choice was made.
+Static quantisation to explicit Q/DQ pairs. Good images chosen for their diversity give the ranges;
+other good images with synthetic defects, or labelled ones, judge what is lost; the layers that
+would lose too much stay FP16 (or FP32), or are trained to bear it. docs/int8.md says how each
+choice was made.
 """
 
 from __future__ import annotations
@@ -11,59 +12,41 @@ import hashlib
 import os
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from agp_edge.calibration.fp16.half_graph import (
-    distance_tail,
-    float_tensors,
-    half_graph,
-    out_of_range_nodes,
-    peak_graph,
-    rounded_graph,
-)
-from agp_edge.calibration.graph.model_digest import graph_sha256
-from agp_edge.calibration.graph.model_file import load_fp32, preprocessor_of, scorer, set_manifest
-from agp_edge.calibration.graph.run_graph import open_graph
-from agp_edge.calibration.int8.accuracy import Accuracy, Judge, labelled_frames, unlabelled_frames
-from agp_edge.calibration.int8.diversity import describer, far_out, k_centre
+from agp_edge.calibration.fp16.half_graph import half_graph, rounded_graph
+from agp_edge.calibration.int8.accuracy import Accuracy
 from agp_edge.calibration.int8.journal import Journal
+from agp_edge.calibration.int8.qat import STEPS, network_of, tuned_graph
 from agp_edge.calibration.int8.qdq_graph import (
-    FP16_OPSET,
-    Layer,
-    calibrated_tensors,
     layers_of,
     only_layers,
     quantised_graph,
     with_half_scales,
 )
 from agp_edge.calibration.int8.quantise_report import LayerReport, QuantiseReport
-from agp_edge.calibration.int8.ranges import RANGES, collect_ranges
+from agp_edge.calibration.int8.ranges import RANGES
 from agp_edge.calibration.int8.sensitivity import Search, Step, scan, search
+from agp_edge.calibration.int8.work import Work
 from agp_edge.dataset import open_dataset, split_by_part
 from agp_edge.dependencies import require
-from agp_edge.errors import DataError, Error, ModelError
-from agp_edge.files import write_aside
-from agp_edge.images import read_image
-from agp_edge.manifest import read_manifest_text
-from agp_edge.self_test import self_test_frame
+from agp_edge.errors import DataError, Error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from numpy.typing import NDArray
     from onnx import ModelProto
 
+    from agp_edge.calibration.int8.accuracy import Judge
+    from agp_edge.calibration.int8.qdq_graph import Layer
     from agp_edge.dataset import Sample
 
-__all__ = ["quantise_onnx"]
+__all__ = ["METHODS", "quantise_onnx"]
 
+METHODS = ("ptq", "qat")
 # Fewer show neither the ranges nor what is lost.
 LEAST_IMAGES = 16
 HELD_OUT = 0.3  # of the good parts: they judge, and are not calibrated on
-MOST_DESCRIBED = 1000  # good images that the choice is made from, spread evenly over more
-MOST_JUDGED = 128  # held-out good images, spread evenly over more
 SCANNED = 8  # calibration images of the scan of the layers
 
 
@@ -78,12 +61,15 @@ def quantise_onnx(
     labelled: str | os.PathLike[str] | None = None,
     precision: str = "fp16",
     depthwise: bool = True,
+    method: str = "ptq",
+    checkpoint: str | os.PathLike[str] | None = None,
+    steps: int = STEPS,
     progress: bool = False,
 ) -> QuantiseReport:
     """Quantises a model and measures what it costs.
 
     The same inputs give the same file. An interrupted run goes on where it stopped, from its record
-    `output` + ".journal".
+    `output` + ".journal"; a training that was cut off begins anew.
 
     Args:
         onnx_path: an FP32 model made by `agp-edge export`.
@@ -98,27 +84,27 @@ def quantise_onnx(
             images and synthetic defects judge.
         precision: "fp16" or "fp32", of everything that is not INT8.
         depthwise: whether depthwise convolutions may be INT8; some compilers have poor kernels.
+        method: "ptq", post-training; "qat": what post-training quantisation does not bring within
+            the budget, without a budget every layer, is trained to bear INT8. The better of both
+            is written.
+        checkpoint: for "qat": the run that `onnx_path` was exported from.
+        steps: for "qat": of the optimiser.
         progress: show progress bars on stderr where that is a terminal.
 
     Raises:
-        ModelError: not an FP32 ONNX file of ours, nothing in it can be quantised, or its values are
-            not finite.
+        ModelError: not an FP32 ONNX file of ours, nothing in it can be quantised, its values are
+            not finite, or the checkpoint is another model's.
         DataError: too few images, blank or unreadable ones, or the record of another run.
-        DependencyError: onnx or onnxruntime is not installed.
+        DependencyError: onnx or onnxruntime is not installed; for "qat" torch.
         Error: an option is unknown or out of range.
     """
-    if ranges not in RANGES:
-        raise Error(f"unknown ranges '{ranges}': expected one of {', '.join(RANGES)}")
-    if precision not in ("fp16", "fp32"):
-        raise Error(f"unknown precision '{precision}' beside INT8: expected fp16 or fp32")
-    if count < LEAST_IMAGES:
-        raise Error(f"{count} calibration images were asked for: expected {LEAST_IMAGES} or more")
-    if budget is not None and not budget > 0.0:
-        raise Error(f"the budget is {budget}: expected more than 0, such as 0.002")
+    _check(ranges, precision, count, budget)
+    _check_training(method, checkpoint, steps)
     require("onnx", extra="train")
     require("onnxruntime", extra="cpu")
     source = os.fspath(onnx_path)
-    work = _Work(source, progress, depthwise)
+    work = Work(source, progress, depthwise)
+    network = None if checkpoint is None else network_of(checkpoint, work)
     good = _good_samples(images)
     known = None if labelled is None else open_dataset(labelled).test
     subject = {
@@ -127,223 +113,199 @@ def quantise_onnx(
         "labelled images": None if known is None else _digest(sample.path for sample in known),
         "method": [count, ranges, budget, precision, depthwise, metadata.version("onnxruntime")],
     }
+    if network is not None:
+        subject["training"] = [steps, metadata.version("torch")]
     pool, held_out = split_by_part(good, HELD_OUT, seed=0)
-    chosen, warnings = work.choose(pool, held_out, count)
+    choice = work.choose(pool, held_out, count)
     journal = Journal(f"{os.fspath(output)}.journal", subject)
-    wide = work.wide_nodes(chosen[:SCANNED]) if precision == "fp16" else frozenset()
-    full, layers = work.quantise(chosen, ranges, journal, wide)
-    if precision == "fp16":
-        full = with_half_scales(full)
+    chosen = choice.calibrated
     judge = work.judge(held_out, known)
-
-    def graph(names: frozenset[str]) -> ModelProto:
-        subset = only_layers(full, layers, names)
-        return subset if precision == "fp32" else half_graph(subset, wide)
-
-    def accuracy(names: frozenset[str]) -> Accuracy:
-        place = hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()
-        noted = journal.get("accuracy", place)
-        if noted is not None:
-            return Accuracy.from_dict(noted)
-        candidate = graph(names)
-        found = judge.judge(candidate if precision == "fp32" else rounded_graph(candidate))
-        journal.put("accuracy", place, found.to_dict())
-        return found
-
+    stage = _Stage(work, chosen, ranges=ranges, precision=precision, judge=judge, journal=journal)
+    graphs = stage.graphs(work.model, ranges)
+    names = [layer.name for layer in graphs.layers]
+    snr: dict[str, float] = {}
     if budget is None:
-        every = frozenset(layer.name for layer in layers)
-        step = Step(layers=len(layers), accuracy=accuracy(every))
-        result = Search(
-            order=tuple(layer.name for layer in layers),
-            chosen=step,
-            within_budget=True,
-            curve=(step,),
-        )
-        snr: dict[str, float] = {}
+        result = _all_layers(graphs)
     else:
         inputs = [work.input_of(sample.path) for sample in chosen[:SCANNED]]
-        snr = scan(work.model, full, layers, inputs, journal, bar=work.bar("scan", "layer"))
-        result = search(snr, budget, accuracy)
+        bar = work.bar("scan", "layer")
+        snr = scan(work.model, graphs.full, graphs.layers, inputs, journal, bar=bar)
+        result = search(snr, budget, graphs.accuracy)
+    before: Search | None = None
+    kept = Path(f"{os.fspath(output)}.trained")
+    if network is not None and (budget is None or not _has_all(result)):
+        carried = () if budget is None else result.order[: result.chosen.layers]
+        model = tuned_graph(
+            work,
+            network,
+            choice.usual,
+            graphs.limits,
+            rounded=names,
+            trained=[name for name in names if name not in carried],
+            steps=steps,
+            kept=kept,
+            journal=journal,
+        )
+        tuned = stage.graphs(model, f"{ranges}, trained", names)
+        if budget is None:
+            after = _all_layers(tuned)
+        else:
+            after = search({x.name: snr[x.name] for x in tuned.layers}, budget, tuned.accuracy)
+        if _rank(after) > _rank(result):
+            before, result, graphs = result, after, tuned
     taken = frozenset(result.order[: result.chosen.layers])
     report = QuantiseReport(
         path=Path(output),
         source=Path(source),
+        method="ptq" if before is None else "qat",
         ranges=ranges,
         calibrated=tuple(sample.path for sample in chosen),
-        warnings=tuple(warnings),
-        layers=tuple(
-            LayerReport(
-                name=layer.name,
-                op=layer.op,
-                weights=layer.weights,
-                snr=snr.get(layer.name),
-                precision="int8" if layer.name in taken else precision,
-            )
-            for layer in layers
-        ),
+        warnings=tuple(choice.warnings),
+        layers=_layer_reports(graphs.layers, snr, taken, precision),
         budget=budget,
         search=result,
+        post_training=before,
     )
-    work.write(graph(taken), report, _digest(sample.path for sample in chosen))
+    work.write(graphs.graph(taken), report, _digest(sample.path for sample in chosen))
     journal.remove()
+    kept.unlink(missing_ok=True)
     return report
 
 
-class _Work:
-    """The model and what every stage needs of it."""
-
-    def __init__(self, source: str, progress: bool, depthwise: bool) -> None:
-        self.source = source
-        self._depthwise = depthwise
-        self.text, self.manifest = read_manifest_text(source)
-        self.model = load_fp32(source, self.manifest)
-        opset = next(o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx"))
-        if opset < FP16_OPSET:
-            raise ModelError(
-                f"'{source}' is of ONNX opset {opset}: Q/DQ pairs of FP16 tensors need "
-                f"{FP16_OPSET} or newer, export the model again"
-            )
-        self._preprocess = preprocessor_of(self.manifest)
-        self._progress = progress
-
-    def bar(self, title: str, unit: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
-        tqdm = require("tqdm").tqdm
-
-        def wrap(items: Iterable[Any]) -> Iterable[Any]:
-            wrapped: Iterable[Any] = tqdm(
-                items, desc=title, unit=unit, leave=False, disable=None if self._progress else True
-            )
-            return wrapped
-
-        return wrap
-
-    def input_of(self, path: Path) -> NDArray[np.float32]:
-        frame = read_image(path)
-        if int(np.ptp(frame)) == 0:
-            raise DataError(
-                f"image '{path}' is blank (every pixel is {int(frame.flat[0])}): remove it, or "
-                "check the camera"
-            )
-        return np.asarray(self._preprocess.run(frame)[None])
-
-    def choose(
-        self, pool: Sequence[Sample], held_out: Sequence[Sample], count: int
-    ) -> tuple[list[Sample], list[str]]:
-        """The calibration images, and what looked wrong; every good image is read on the way."""
-        describe = describer(self.model, self.layers())
-        samples = [*_spread(pool, MOST_DESCRIBED), *_spread(held_out, MOST_JUDGED)]
-        own = min(len(pool), MOST_DESCRIBED)
-        bar = self.bar("read good images", "image")
-        found = [describe(self.input_of(sample.path)) for sample in bar(samples)]
-        strange = far_out([distance for _, distance in found])
-        warnings = []
-        if strange:
-            names = ", ".join(f"'{samples[index].path.name}'" for index in strange[:5])
-            warnings.append(
-                f"{len(strange)} of the good images score far above the others and are not "
-                f"calibrated on; are they defective? {names}{' ...' if len(strange) > 5 else ''}"
-            )
-        usual = [index for index in range(own) if index not in set(strange)]
-        if len(usual) < count:
-            warnings.append(
-                f"{len(usual)} good images are there to calibrate on, {count} were asked for: all "
-                "are taken"
-            )
-        vectors = np.stack([found[index][0] for index in usual])
-        return [samples[usual[index]] for index in k_centre(vectors, count)], warnings
-
-    def layers(self) -> list[Layer]:
-        layers = layers_of(self.model)
-        if not layers:
-            raise ModelError(
-                f"'{self.source}' has no convolution or matrix product with weights: there is "
-                "nothing to quantise"
-            )
-        return layers
-
-    def wide_nodes(self, chosen: Sequence[Sample]) -> frozenset[str]:
-        """Names of the nodes that stay FP32 in an FP16 graph, as `fp16_from_onnx` chooses them."""
-        tensors = float_tensors(self.model)
-        run = open_graph(peak_graph(self.model, tensors))
-        peaks = np.zeros(len(tensors))
-        for sample in chosen:
-            peaks = np.maximum(peaks, np.asarray(run(self.input_of(sample.path)), np.float64))
-        found = out_of_range_nodes(
-            self.model.graph, dict(zip(tensors, peaks.tolist(), strict=True))
+def _layer_reports(
+    layers: Sequence[Layer], snr: Mapping[str, float], taken: frozenset[str], precision: str
+) -> tuple[LayerReport, ...]:
+    return tuple(
+        LayerReport(
+            name=layer.name,
+            op=layer.op,
+            weights=layer.weights,
+            snr=snr.get(layer.name),
+            precision="int8" if layer.name in taken else precision,
         )
-        return frozenset(distance_tail(self.model.graph) | found)
+        for layer in layers
+    )
 
-    def quantise(
-        self, chosen: Sequence[Sample], method: str, journal: Journal, wide: frozenset[str]
-    ) -> tuple[ModelProto, list[Layer]]:
-        """The graph with all layers in INT8, and those layers.
 
-        Layers that read nothing but zeros, or that FP16 cannot hold, stay as they are, and
-        depthwise convolutions where it was asked for.
+class _Stage:
+    """What is the same for the model before and after a training."""
+
+    def __init__(
+        self,
+        work: Work,
+        chosen: Sequence[Sample],
+        *,
+        ranges: str,
+        precision: str,
+        judge: Judge,
+        journal: Journal,
+    ) -> None:
+        self.work = work
+        self.chosen = chosen
+        self.method = ranges
+        self.half = precision == "fp16"
+        self.judge = judge
+        self.journal = journal
+
+    def graphs(self, model: ModelProto, key: str, names: Collection[str] | None = None) -> _Graphs:
+        """Of an FP32 model, with its own ranges.
+
+        Args:
+            model: the original one or a trained one.
+            key: tells it apart in the journal.
+            names: of the layers that may be INT8; None: all.
         """
-        layers = self.layers()
-        limits: dict[str, float] | None = journal.get("ranges", method)
-        if limits is None:
-            inputs = (self.input_of(s.path) for s in self.bar("calibrate", "image")(list(chosen)))
-            limits = collect_ranges(self.model, calibrated_tensors(layers), inputs, method=method)
-            journal.put("ranges", method, limits)
-        alive = [
-            layer
-            for layer in layers
-            if (self._depthwise or layer.op != "depthwise Conv")
-            and layer.name not in wide
-            and all(limits[name] > 0.0 for name in calibrated_tensors([layer]))
-        ]
-        if not alive:
-            raise ModelError(
-                f"every layer of '{self.source}' reads zeros on the calibration images: give "
-                "images of parts"
-            )
-        return quantised_graph(self.model, alive, limits), alive
+        work = self.work
+        limits = work.ranges(model, self.chosen, self.method, self.journal, key)
+        wide: frozenset[str] = frozenset()
+        if self.half:
+            wide = work.wide_nodes(model, self.chosen[:SCANNED])
+        layers = work.quantisable(layers_of(model), limits, wide)
+        if names is not None:
+            layers = [layer for layer in layers if layer.name in names]
+        return _Graphs(self, key, model, layers, limits, wide=wide)
 
-    def judge(self, held_out: Sequence[Sample], labelled: Sequence[Sample] | None) -> Judge:
-        shape = (self.manifest["input"]["height"], self.manifest["input"]["width"])
-        if labelled is not None:
-            frames = labelled_frames(labelled, shape)
-        else:
-            frames = unlabelled_frames(_spread(held_out, MOST_JUDGED), shape)
-        return Judge(
-            self.model,
-            self.manifest,
-            frames,
-            labelled=labelled is not None,
-            bar=self.bar("judge", "frame"),
+
+class _Graphs:
+    """One FP32 graph with any choice of its layers in INT8, and what each choice loses."""
+
+    def __init__(
+        self,
+        stage: _Stage,
+        key: str,
+        model: ModelProto,
+        layers: list[Layer],
+        limits: Mapping[str, float],
+        *,
+        wide: frozenset[str],
+    ) -> None:
+        self.layers = layers
+        self.limits = limits
+        full = quantised_graph(model, layers, limits)
+        self.full = with_half_scales(full) if stage.half else full
+        self._wide = wide
+        self._stage = stage
+        self._key = key
+
+    def graph(self, names: frozenset[str]) -> ModelProto:
+        """With these layers in INT8."""
+        subset = only_layers(self.full, self.layers, names)
+        return half_graph(subset, self._wide) if self._stage.half else subset
+
+    def accuracy(self, names: frozenset[str]) -> Accuracy:
+        """Of that graph; what the journal knows is not measured again."""
+        text = " ".join([self._key, *sorted(names)])
+        place = hashlib.sha256(text.encode()).hexdigest()
+        stage = self._stage
+        noted = stage.journal.get("accuracy", place)
+        if noted is not None:
+            return Accuracy.from_dict(noted)
+        candidate = self.graph(names)
+        found = stage.judge.judge(rounded_graph(candidate) if stage.half else candidate)
+        stage.journal.put("accuracy", place, found.to_dict())
+        return found
+
+
+def _all_layers(graphs: _Graphs) -> Search:
+    order = tuple(layer.name for layer in graphs.layers)
+    step = Step(layers=len(order), accuracy=graphs.accuracy(frozenset(order)))
+    return Search(order=order, chosen=step, within_budget=True, curve=(step,))
+
+
+def _has_all(result: Search) -> bool:
+    return result.within_budget and result.chosen.layers == len(result.order)
+
+
+def _rank(result: Search) -> tuple[bool, int, float]:
+    """Within the budget comes first, then the number of layers, then the smaller loss."""
+    if not result.within_budget:
+        return False, 0, -result.chosen.accuracy.worst
+    return True, result.chosen.layers, -result.chosen.accuracy.worst
+
+
+def _check(ranges: str, precision: str, count: int, budget: float | None) -> None:
+    if ranges not in RANGES:
+        raise Error(f"unknown ranges '{ranges}': expected one of {', '.join(RANGES)}")
+    if precision not in ("fp16", "fp32"):
+        raise Error(f"unknown precision '{precision}' beside INT8: expected fp16 or fp32")
+    if count < LEAST_IMAGES:
+        raise Error(f"{count} calibration images were asked for: expected {LEAST_IMAGES} or more")
+    if budget is not None and not budget > 0.0:
+        raise Error(f"the budget is {budget}: expected more than 0, such as 0.002")
+
+
+def _check_training(method: str, checkpoint: str | os.PathLike[str] | None, steps: int) -> None:
+    if method not in METHODS:
+        raise Error(f"unknown method '{method}': expected one of {', '.join(METHODS)}")
+    if method == "qat" and checkpoint is None:
+        raise Error(
+            "the method qat trains the network: give the checkpoint that the ONNX file was "
+            "exported from, the folder that `agp-edge train` wrote"
         )
-
-    def write(self, graph: ModelProto, report: QuantiseReport, digest: str) -> None:
-        """The file, opened as it will be before it takes its name."""
-        manifest = dict(self.manifest)
-        manifest["precision"] = {"asked": "int8", "built": None}
-        manifest["quantisation"] = {
-            "method": "ptq",
-            "ranges": report.ranges,
-            "images": len(report.calibrated),
-            "images_sha256": digest,
-            "model": f"sha256:{graph_sha256(report.source)}",
-            "int8_layers": report.search.chosen.layers,
-            "layers": len(report.layers),
-            "budget": report.budget,
-            "within_budget": report.search.within_budget,
-            "loss": float(f"{report.accuracy.worst:.3g}"),
-            "loss_from": report.accuracy.defects,
-        }
-        with write_aside(report.path) as aside:
-            if manifest.get("self_test"):
-                set_manifest(graph, {**manifest, "self_test": None})
-                aside.write_bytes(graph.SerializeToString())
-                seed = manifest["self_test"]["seed"]
-                score, _ = scorer(self.text, str(aside), report.path.name)(
-                    self_test_frame(manifest, seed)
-                )
-                # what this graph gives: INT8 is not bound to the FP32 score of a frame of noise
-                manifest["self_test"] = {"seed": seed, "score": score}
-            set_manifest(graph, manifest)
-            aside.write_bytes(graph.SerializeToString())
+    if method != "qat" and checkpoint is not None:
+        raise Error("a checkpoint is of use with the method qat only: leave it out, or ask for qat")
+    if steps < 1:
+        raise Error(f"{steps} training steps were asked for: expected 1 or more")
 
 
 def _good_samples(images: str | os.PathLike[str]) -> tuple[Sample, ...]:
@@ -354,12 +316,6 @@ def _good_samples(images: str | os.PathLike[str]) -> tuple[Sample, ...]:
             f"{LEAST_IMAGES} or more"
         )
     return samples
-
-
-def _spread(samples: Sequence[Sample], limit: int) -> list[Sample]:
-    if len(samples) <= limit:
-        return list(samples)
-    return [samples[index * len(samples) // limit] for index in range(limit)]
 
 
 def _digest(paths: Iterable[Path]) -> str:
