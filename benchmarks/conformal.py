@@ -218,6 +218,63 @@ def photos_as_parts(
     }
 
 
+def verdict(results: dict[str, Any], splits: int) -> dict[str, Any]:
+    """Every row of the tables against its law, one-sided: how likely are larger figures by chance?
+
+    The means are taken as normal with their standard error; the counts of splits above the target
+    are binomial. That many rows are looked at is allowed for by Holm's method. Rows of one pool are
+    not independent, which Holm's method bears; the number below 0.05 is then only expected on
+    average.
+    """
+    tests = []
+    for name, entry in results.items():
+        title = SETS[name][0]
+        for unit, found in entry["on_average"].items():
+            for row in found:
+                z = (row["mean"] - row["promised_mean"]) / row["mean_standard_error"]
+                label = f"{title}, one score per {unit}, {row['target']:g}"
+                law = row["share_above_target_by_law"]
+                above = above_by_chance(row["share_above_target"], law, splits)
+                tests.append((f"{label}, mean", float(stats.norm.sf(z))))
+                tests.append((f"{label}, splits above", above))
+        for row in entry["confident"]:
+            label = f"{title}, confidence {CONFIDENCE}, {row['target']:g}, sets above"
+            exact = row["share_above_target_in_this_pool"]
+            tests.append((label, above_by_chance(row["share_above_target"], exact, splits)))
+    tests.sort(key=lambda test: test[1])
+    steps = [p * (len(tests) - index) for index, (_, p) in enumerate(tests)]
+    adjusted = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return {
+        "rows": len(tests),
+        "expected_below_0.05": 0.05 * len(tests),
+        "below_0.05": sum(p < 0.05 for _, p in tests),
+        "kept": bool(adjusted[0] > 0.05),
+        "smallest": [
+            {"row": label, "p": p, "holm": float(value)}
+            for (label, p), value in zip(tests[:5], adjusted, strict=False)
+        ],
+    }
+
+
+def above_by_chance(share: float, law: float, splits: int) -> float:
+    """Probability of at least that share of splits above the target."""
+    return float(stats.binom.sf(round(share * splits) - 1, splits, law))
+
+
+def verdict_lines(found: dict[str, Any]) -> list[str]:
+    word = "No row" if found["kept"] else "At least one row"
+    return [
+        "## Verdict", "",
+        f"{found['rows']} figures, each tested one-sidedly against its law. By chance "
+        f"{found['expected_below_0.05']:.1f} of them are expected at p < 0.05; "
+        f"{found['below_0.05']} are. {word} rejects more than promised once the number of rows is "
+        "allowed for (Holm, 0.05). The largest figures:", "",
+        "| row | p | p, Holm |", "| --- | --- | --- |",
+        *(f"| {row['row']} | {row['p']:.3f} | {row['holm']:.3f} |" for row in found["smallest"]),
+        "",
+    ]  # fmt: skip
+
+
 def rows(function: Callable[..., dict[str, Any] | None], *args: Any) -> list[dict[str, Any]]:
     found = [function(*args[:2], rate, args[2]) for rate in RATES]
     return [row for row in found if row is not None]
@@ -237,6 +294,7 @@ def report(results: dict[str, Any], splits: int) -> str:
         "# Conformal thresholds on real good images", "",
         f"`python benchmarks/conformal.py`, {splits} splits of each pool; images that the model "
         "has not seen.", "",
+        *verdict_lines(verdict(results, splits)),
     ]  # fmt: skip
     for name, entry in results.items():
         title, _, _, group = SETS[name]
@@ -313,7 +371,10 @@ def main() -> None:
                 "confident": rows(confident, scores, finest, args.splits),
                 "images_as_parts": rows(photos_as_parts, scores, groups, args.splits),
             }
-    payload = {"splits": args.splits, "confidence": CONFIDENCE, "data": DATA_NOTE, "sets": results}
+    payload = {
+        "splits": args.splits, "confidence": CONFIDENCE, "data": DATA_NOTE,
+        "verdict": verdict(results, args.splits), "sets": results,
+    }  # fmt: skip
     path = write_result("conformal", payload)
     with write_aside(path.with_suffix(".md")) as aside:
         aside.write_text(report(results, args.splits))

@@ -31,7 +31,7 @@ could not be read, whatever the others are)."""
 
 COLUMNS = (
     "path", "verdict", "score", "threshold", "regions",
-    "wait_ms", "preprocess_ms", "execute_ms", "postprocess_ms", "total_ms", "error",
+    "wait_ms", "preprocess_ms", "execute_ms", "postprocess_ms", "total_ms", "error", "p_value",
 )  # fmt: skip
 
 
@@ -164,6 +164,7 @@ class _CsvRows:
         row: dict[str, Any] = {"path": path, "verdict": _verdict(result), "error": error}
         if result is not None:
             row |= {"score": result.score, "threshold": result.threshold}
+            row["p_value"] = result.p_value  # empty where the model has no calibrated scores
             row |= {"regions": len(result.regions), **asdict(result.latency)}
         self._writer.writerow(row)
         sys.stdout.flush()

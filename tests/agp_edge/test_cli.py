@@ -160,6 +160,7 @@ def test_score_json_and_csv(small_model, images, capsys):
     assert [float(row["score"]) for row in rows] == [record["score"] for record in records]
     assert rows[1]["regions"] == "1"
     assert rows[1]["error"] == ""
+    assert {row["p_value"] for row in rows} == {""}  # the model has no calibrated scores
 
 
 def test_an_unreadable_image_does_not_stop_the_batch(small_model, images, capfd):

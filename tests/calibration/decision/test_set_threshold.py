@@ -1,5 +1,6 @@
 """`agp-edge threshold`: what it sets and where, what it promises, what it refuses and warns of."""
 
+import csv
 import json
 import re
 import shutil
@@ -50,6 +51,8 @@ def test_the_order_statistic_goes_into_the_manifest_and_nothing_else_changes(
     assert sum(result.is_anomalous for result in results) == 1  # of 40: the threshold itself passes
     ranks = [result.p_value * 41 for result in results]
     assert sorted(np.rint(ranks)) == list(range(2, 42))
+    rows = csv.DictReader(command("score", model, good, "--csv")[1].splitlines())
+    assert [float(row["p_value"]) for row in rows] == [result.p_value for result in results]
     assert "promise" in command("info", model)[1]
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from agp_edge import Detector, Error, ModelError, read_manifest
-from agp_edge.build import plan_from_onnx
 from agp_edge.calibration.graph.model_file import load_fp32
 from agp_edge.calibration.graph.run_graph import open_graph
 from agp_edge.calibration.int8 import quantize
@@ -22,6 +21,7 @@ from agp_edge.calibration.int8.qdq_graph import (
 from agp_edge.calibration.int8.quantize import quantise_onnx
 from agp_edge.calibration.int8.ranges import collect_ranges
 from agp_edge.cli import main
+from agp_edge.plan.build import plan_from_onnx
 from agp_edge.trainer.checkpoint import load_model
 
 from .conftest import picture
