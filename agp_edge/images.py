@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["IMAGE_SUFFIXES", "list_images", "read_image"]
+__all__ = ["IMAGE_SUFFIXES", "list_images", "read_image", "read_raw_frame"]
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -63,6 +63,30 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
             channel, or partly transparent.
         DependencyError: OpenCV is not installed.
     """
+    return _as_frame(_decoded(path), path)
+
+
+def read_raw_frame(path: str | os.PathLike[str]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """A camera's raw frame that was saved as a grey image: uint8 or uint16 (height, width).
+
+    Raises:
+        DataError: as `read_image`, or a colour image: its pixels are not raw any more.
+        DependencyError: OpenCV is not installed.
+    """
+    pixels = _decoded(path)
+    if pixels.ndim != 2:
+        raise DataError(
+            f"image '{path}' has shape {pixels.shape}; a raw frame is saved as one channel, "
+            "(height, width): leave the format away for a colour image"
+        )
+    if pixels.dtype == np.uint16:
+        return pixels.astype(np.uint16, copy=False)
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.uint8, copy=False)
+    raise DataError(f"image '{path}' holds {pixels.dtype} values; expected 8 or 16 bits a pixel")
+
+
+def _decoded(path: str | os.PathLike[str]) -> NDArray[np.generic]:
     try:
         import cv2  # noqa: PLC0415  (heavy; `import agp_edge` must not load it)
     except ImportError as error:
@@ -89,7 +113,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         raise DataError(f"image '{path}' cannot be decoded: {error.err}") from error
     if image is None:
         raise DataError(f"image '{path}' cannot be decoded: not an image, truncated or corrupt")
-    return _as_frame(np.asarray(image), path)
+    return np.asarray(image)
 
 
 def _as_frame(image: NDArray[np.generic], path: str | os.PathLike[str]) -> NDArray[np.uint8]:

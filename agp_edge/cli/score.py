@@ -45,7 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     style = parser.add_mutually_exclusive_group()
     style.add_argument("--json", action="store_true", help="one JSON object per line")
     style.add_argument("--csv", action="store_true", help="comma-separated, with a header")
-    parser.add_argument("--overlay", metavar="DIR", help="save heat maps over the images here")
+    pictures = parser.add_mutually_exclusive_group()
+    pictures.add_argument("--overlay", metavar="DIR", help="save heat maps over the images here")
+    pictures.add_argument(
+        "--format",
+        metavar="FORMAT",
+        help="the files are raw frames saved as grey images: mono12, bayer_rggb8, nv12, ... "
+        "(docs/frames.md); default: ordinary images",
+    )
     parser.add_argument(
         "--threshold", type=float, help="default: the site file's, else the model's"
     )
@@ -79,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm  # noqa: PLC0415  (heavy imports stay out of --help)
 
     from agp_edge.detector import Detector  # noqa: PLC0415
-    from agp_edge.images import read_image  # noqa: PLC0415
+    from agp_edge.images import read_image, read_raw_frame  # noqa: PLC0415
 
     paths = list(_find_images(args.images))
     overlays = _OverlayFolder(Path(args.overlay)) if args.overlay else None
@@ -101,8 +108,8 @@ def run(args: argparse.Namespace) -> int:
         # On a terminal the lines themselves show the progress.
         for path in tqdm(paths, unit="image", disable=sys.stdout.isatty() or None):
             try:
-                frame = read_image(path)
-                result = detector.score(frame)
+                frame = read_image(path) if args.format is None else read_raw_frame(path)
+                result = detector.score(frame, format=args.format)
             except (DataError, FrameError) as error:
                 failures.append(str(error) if str(path) in str(error) else f"'{path}': {error}")
                 emit(path, None, failures[-1])

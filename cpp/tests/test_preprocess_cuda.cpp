@@ -210,6 +210,27 @@ TEST(what_does_not_fit_is_refused) {
   CHECK_THROWS(run(image.frame, recipe), FrameError, "does not lie inside the frame of 6000 x 4");
 }
 
+// What the blocks load, all of them together; what two tiles share counts twice, though the L2 cache
+// has it the second time.
+TEST(a_large_frame_is_read_about_once) {
+  for (PixelFormat format : {PixelFormat::kBgr8, PixelFormat::kMono8, PixelFormat::kMono12,
+                             PixelFormat::kBayerRggb8, PixelFormat::kNv12}) {
+    const Image image(3000, 4096, format, 0, 1);
+    const PreprocessPlan plan(recipe_of(256, 256), image.frame, DType::kFloat32, 132);
+    double rows = 0;
+    for (const auto& tile : plan.tiles) rows += tile.count;
+    double columns = 0;
+    for (int x = 0; x < 256; x += plan.params.tile_width) {
+      const int last = std::min(x + plan.params.tile_width, 256) - 1;
+      columns += plan.first[static_cast<std::size_t>(last)] + plan.params.taps -
+                 plan.first[static_cast<std::size_t>(x)];
+    }
+    CHECK(rows * columns < 1.5 * 3000 * 4096);
+    // Every processor of a large GPU has several blocks.
+    CHECK(plan.grid_x * plan.grid_y >= 4 * 132);
+  }
+}
+
 TEST(through_the_driver) {
   {
     CudaRig rig;

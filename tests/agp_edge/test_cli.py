@@ -8,8 +8,11 @@ import subprocess
 import sys
 import time
 
+import cv2
+import numpy as np
 import pytest
 
+import agp_edge
 from agp_edge import cli
 from agp_edge.cli import main
 from agp_edge.errors import ModelError
@@ -68,6 +71,7 @@ def test_version(capsys):
     "arguments",
     [[], ["fly"], ["score"], ["score", "m.onnx", "a.png", "--roi", "1,2"], ["build", "m.onnx"],
      ["score", "m.onnx", "a.png", "--json", "--csv"],
+     ["score", "m.onnx", "a.png", "--overlay", "d", "--format", "mono12"],
      ["build", "m.onnx", "-o", "p", "--sm", "eight"]],
 )  # fmt: skip
 def test_wrong_usage(arguments, capsys):
@@ -161,6 +165,27 @@ def test_score_json_and_csv(small_model, images, capsys):
     assert rows[1]["regions"] == "1"
     assert rows[1]["error"] == ""
     assert {row["p_value"] for row in rows} == {""}  # the model has no calibrated scores
+
+
+def test_score_raw_frames(small_model, tmp_path, capfd):
+    rng = np.random.default_rng(2)
+    mosaic = rng.integers(0, 4096, (64, 96)).astype(np.uint16)
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "frame.png"), mosaic)
+    with agp_edge.Detector(small_model) as detector:
+        expected = {
+            name: detector.score(mosaic, format=name) for name in ("mono12", "bayer_gbrg12")
+        }
+    for name, result in expected.items():
+        code = main(["score", str(small_model), str(folder), "--json", "--format", name])
+        assert code == (3 if result.is_anomalous else 0)
+        assert json.loads(capfd.readouterr().out)["score"] == result.score
+    assert main(["score", str(small_model), str(folder), "--format", "mono8"]) == 1
+    assert "frame.png': the frame is uint16" in capfd.readouterr().err
+    cv2.imwrite(str(folder / "frame.png"), np.zeros((8, 8, 3), np.uint8))
+    assert main(["score", str(small_model), str(folder), "--format", "mono12"]) == 1
+    assert "a raw frame is saved as one channel" in capfd.readouterr().err
 
 
 def test_an_unreadable_image_does_not_stop_the_batch(small_model, images, capfd):
