@@ -8,8 +8,10 @@
 #define AGP_EDGE_DEVICE __device__ __forceinline__
 // Dynamic shared memory of the block, aligned for float4.
 #define AGP_EDGE_SHARED(name) extern __shared__ __align__(16) float name[]
-#define AGP_EDGE_UNROLL(n) _Pragma("unroll")      // loops of a few, known passes
-#define AGP_EDGE_UNROLL_BY_4 _Pragma("unroll 4")  // more loads under way at once
+#define AGP_EDGE_UNROLL(n) _Pragma("unroll")  // loops of a few, known passes
+// So many loads are under way at once.
+#define AGP_EDGE_UNROLL_BY_8 _Pragma("unroll 8")
+#define AGP_EDGE_UNROLL_BY_4 _Pragma("unroll 4")
 
 namespace agp_edge::kernel {
 

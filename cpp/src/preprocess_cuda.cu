@@ -143,7 +143,7 @@ AGP_EDGE_DEVICE void store(float* lines, int stride, int i, const float4& sum) {
 template <bool kWhole, typename Unit>
 AGP_EDGE_DEVICE void sum_rows(const Unit& unit, const RowTile& tile, const float4* down,
                               float4* sums) {
-  AGP_EDGE_UNROLL_BY_4
+  AGP_EDGE_UNROLL_BY_8
   for (int j = 0; j < tile.count; ++j) {
     float values[Unit::kLanes];
     unit.template load<kWhole>(tile.begin + j, values);

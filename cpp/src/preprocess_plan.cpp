@@ -16,10 +16,13 @@ using kernel::kTileRows;
 
 constexpr unsigned kMostSharedBytes = 48U << 10U;  // that a kernel has without asking
 
+constexpr int kBlocksPerProcessor = 4;
+constexpr unsigned kWarp = 32;
+
 // What a layout's kernel does with a block.
 struct Shape {
   const char* kernel;
-  unsigned threads;
+  unsigned threads;   // at most
   int channels;       // of a line
   int lanes;          // values of a unit
   int lines_per_row;  // in shared memory
@@ -141,7 +144,8 @@ int choose_tile_width(const PreprocessPlan& plan, const Shape& shape, int out_wi
     }
   }
   const int row_blocks = static_cast<int>(plan.tiles.size());
-  while (low > 8 && blocks_for(out_width, low) * row_blocks < 2 * processors) low = (low + 1) / 2;
+  while (low > 8 && blocks_for(out_width, low) * row_blocks < kBlocksPerProcessor * processors)
+    low = (low + 1) / 2;
   return static_cast<std::size_t>(stride(low)) * shape.lines_per_row * kTileRows * sizeof(float) <=
                  kMostSharedBytes
              ? low
@@ -164,10 +168,12 @@ PreprocessPlan::PreprocessPlan(const PreprocessRecipe& recipe, const Frame& fram
                      "or open the model on the CPU");
   }
   kernel = shape.kernel;
-  threads = shape.threads;
+  const int values = most_values(first, params.taps, tile_width, shape);
+  const unsigned units = static_cast<unsigned>(values / shape.lanes);
+  threads = std::min((units + kWarp - 1) / kWarp * kWarp, shape.threads);
   grid_x = static_cast<unsigned>(blocks_for(recipe.width, tile_width));
   grid_y = static_cast<unsigned>(tiles.size());
-  params.line_stride = kernel::skewed(most_values(first, params.taps, tile_width, shape)) + 1;
+  params.line_stride = kernel::skewed(values) + 1;
   shared_bytes = static_cast<unsigned>(params.line_stride * shape.lines_per_row * kTileRows) *
                  static_cast<unsigned>(sizeof(float));
   params.out_is_half = output == DType::kFloat16 ? 1 : 0;

@@ -210,8 +210,8 @@ TEST(what_does_not_fit_is_refused) {
   CHECK_THROWS(run(image.frame, recipe), FrameError, "does not lie inside the frame of 6000 x 4");
 }
 
-// What the blocks load, all of them together; what two tiles share counts twice, though the L2 cache
-// has it the second time.
+// What the blocks load, all of them together; what two tiles share counts twice, though the L2
+// cache has it the second time.
 TEST(a_large_frame_is_read_about_once) {
   for (PixelFormat format : {PixelFormat::kBgr8, PixelFormat::kMono8, PixelFormat::kMono12,
                              PixelFormat::kBayerRggb8, PixelFormat::kNv12}) {

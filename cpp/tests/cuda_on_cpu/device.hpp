@@ -12,6 +12,7 @@
 #define AGP_EDGE_DEVICE inline
 #define AGP_EDGE_SHARED(name) float* const name = cuda_on_cpu::shared_memory()
 #define AGP_EDGE_UNROLL(n)
+#define AGP_EDGE_UNROLL_BY_8
 #define AGP_EDGE_UNROLL_BY_4
 
 namespace cuda_on_cpu {
