@@ -47,8 +47,11 @@ def export(name: str, weights: str, side: int, path: Path) -> None:
         images = [torch.from_numpy((frame - mean) / std).permute(2, 0, 1) for frame in frames]
         tokens = (network.fusion(network.backbone(image[None].float())) for image in images)
         network.whitening.fit(tokens, config.shrinkage)
-        torch.nn.init.normal_(network.head.exit.weight, std=0.05)  # a head that says something
-        network.head.gain.fill_(0.1)
+        # as after a training: memories that are not empty
+        torch.nn.init.normal_(network.decoder.prototypes, std=0.5)
+        if network.fine is not None:  # a ViT has one grid
+            torch.nn.init.normal_(network.fine.memory.prototypes, std=0.5)
+            network.fine.gain.fill_(0.1)
     graph = graph_from_model(network, side, side)
     manifest = Manifest(
         name=name,
