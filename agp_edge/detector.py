@@ -253,13 +253,13 @@ class Detector:
             )
         results: list[Result] = []
         pending: deque[Future[Result]] = deque()
-        refused: Exception | None = None
+        refused: Error | None = None
 
         def collect() -> None:
             future = pending.popleft()
             try:
                 results.append(future.result())
-            except Exception as error:
+            except Error as error:
                 raise _of_batch(error, len(results)) from error
 
         try:
@@ -268,7 +268,7 @@ class Detector:
                     collect()
                 try:
                     pending.append(self.submit(frame, format=format))
-                except Exception as error:  # raised below, unless an earlier frame fails too
+                except Error as error:  # raised below, unless an earlier frame fails too
                     refused = error
                     break
             while pending:
@@ -432,10 +432,8 @@ def _output_bits(outputs: Iterable[str]) -> int:
     return sum(OUTPUT_BITS[name] for name in names)
 
 
-def _of_batch(error: Exception, index: int) -> Exception:
-    """The error with its frame's place in the batch; what is not ours stays as it is."""
-    if not isinstance(error, Error):
-        return error
+def _of_batch(error: Error, index: int) -> Error:
+    """The error with its frame's place in the batch."""
     return type(error)(f"frame {index} of the batch: {error}")
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Sets up a virtual environment with everything the tests need and runs them all: linters, the C++
-# tests plain, under AddressSanitizer + UBSan and (threads) ThreadSanitizer, then pytest. Needs Python >= 3.10 and a C++17
-# compiler; everything else comes from the package registry. AGP_EDGE_VENV names another folder for
-# the environment; arguments go to pytest.
+# tests plain, under AddressSanitizer + UBSan and (those of threads) under ThreadSanitizer, then
+# pytest. Needs Python >= 3.10 and a C++17 compiler; everything else comes from the package registry.
+# AGP_EDGE_VENV names another folder for the environment; arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
