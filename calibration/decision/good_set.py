@@ -254,7 +254,7 @@ def set_warnings(images: Sequence[Scored]) -> list[str]:
     blank = [image.sample.path.name for image in images if image.result.is_blank]
     if len(blank) == len(images):
         raise DataError(
-            f"all {len(images)} images are blank (black, or one value everywhere), the first is "
+            "every image is blank (black, or one value everywhere), the first is "
             f"'{images[0].sample.path}'; check camera, light and export"
         )
     if blank:

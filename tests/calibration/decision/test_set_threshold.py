@@ -186,7 +186,7 @@ def test_only_black_images(model, tmp_path, command):
         write_photo(tmp_path / f"dark/{number}.png", np.full((96, 128), number % 5, np.uint8))
     code, _, err = command("threshold", model, tmp_path / "dark", "--false-reject", "0.05")
     assert code == 1
-    assert "images are blank" in err
+    assert "every image is blank" in err
     assert "check camera, light and export" in err
 
 
