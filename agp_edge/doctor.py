@@ -60,8 +60,8 @@ def examine() -> tuple[Finding, ...]:
     gpu_problem, gpus = _gpus()
     return (
         _guarded("agp_edge extension", "preprocessing and postprocessing", _extension),
-        _guarded(CPU_ENGINES[0], ".onnx on the CPU", _onnxruntime),
-        _guarded(CPU_ENGINES[1], ".onnx on the CPU", _openvino),
+        _guarded(CPU_ENGINES[0], ".onnx on the CPU, INT8 by default", _onnxruntime),
+        _guarded(CPU_ENGINES[1], ".onnx on the CPU, FP32 and FP16 by default", _openvino),
         *(_tensorrt(kind, flavour, gpu_problem) for kind, flavour in FLAVOURS.items()),
         *(_native_module(module, gpu_problem) for module in MODULES),
         *gpus,
