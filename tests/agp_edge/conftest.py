@@ -149,8 +149,16 @@ def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = os.environ.get("CXX") or shutil.which("c++")
     assert compiler, "the tests need a C++ compiler, as the installation did"
     path = tmp_path_factory.mktemp("driver") / "libfake_cuda.so"
-    folder = Path(__file__).parents[2] / "cpp/tests/fakes"
-    sources = [*folder.glob("fake_cuda*.cpp"), folder / "fake_kernels.cpp"]
-    options = ["-shared", "-fPIC", "-std=c++17", "-Wl,-z,defs"]
+    cpp = Path(__file__).parents[2] / "cpp"
+    fakes, kernels = cpp / "tests/fakes", cpp / "tests/cuda_on_cpu"
+    # as cpp/tests/CMakeLists.txt
+    sources = [
+        *fakes.glob("fake_cuda*.cpp"),
+        *(fakes / "fake_kernels.cpp", fakes / "own_allocator.cpp"),
+        *kernels.glob("*.cpp"),
+    ]
+    includes = [f"-I{folder}" for folder in (cpp / "tests", kernels, cpp / "src", cpp / "include")]
+    options = ["-shared", "-fPIC", "-std=c++17", "-pthread", "-fvisibility=hidden", *includes]
+    options += ["-Wl,-z,defs", "-Wl,-Bsymbolic"]
     subprocess.run([compiler, *options, *sources, "-o", path], check=True)
     return path
