@@ -37,7 +37,6 @@ from agp_edge.dataset import open_dataset
 from agp_edge.demo_data import lay_out_cells, read_cells
 from agp_edge.images import list_images, read_image
 from agp_edge.trainer.checkpoint import load_model
-from agp_edge.trainer.config import TrainConfig
 from agp_edge.trainer.export import onnx_from_checkpoint
 from agp_edge.trainer.train import train
 
@@ -148,12 +147,11 @@ def compare(checkpoint: Path, onnx_file: Path, images: list[Path]) -> dict[str, 
 
 
 def train_small_model(folder: Path) -> Path:
-    """A run folder: 48 solar cells, 180 steps; after a few steps the decoder hardly counts yet."""
+    """A run folder: 48 solar cells."""
     lay_out_cells("mono", folder / "data", limit=48)
     result = train(
         open_dataset(folder / "data"),
         folder / "parity",
-        config=TrainConfig(epochs=20, batch=4, learning_rate=3e-3, patience=20),
         weights="wheel",
         device="cpu",
         cache_dir=folder / "features",
