@@ -41,8 +41,8 @@ PRESETS = {
     "default: lite0, 256": ModelConfig(),
     "192": ModelConfig(height=192, width=192),
     "320": ModelConfig(height=320, width=320),
-    "no head": ModelConfig(head_width=0),
-    "decoder without attention": ModelConfig(decoder="mlp"),
+    "no fine memory": ModelConfig(fine_memory=0),
+    "the paper's decoder": ModelConfig(decoder="transformer", fine_memory=0),
     "lite2": ModelConfig(backbone="tf_efficientnet_lite2"),
 }
 ENGINES = ("onnxruntime", "openvino")

@@ -104,7 +104,7 @@ def test_graph_is_static_and_clean(exported, small):
     ]
     assert (image.name, distance.name) == ("image", "distance")
     network = load_model(folder / "run")[0]
-    # the perturbation head works on the finest layer's grid
+    # the fine memory works on the finest layer's grid
     side = small.SIZE // min(network.stride, *network.backbone.strides)
     assert network.output_grid == (side, side)
     assert shapes == [[1, 3, small.SIZE, small.SIZE], [1, 1, side, side]]
