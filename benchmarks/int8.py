@@ -168,6 +168,8 @@ def summary_lines(results: dict[str, Any]) -> list[str]:
                 f"{100 * a['score_shift']:+.1f} %",
             ]
             lines.append("| " + " | ".join(cells) + " |")
+    if not any(entry["milliseconds"] for entry in results.values()):
+        return lines
     lines += ["", "ONNX Runtime on a CPU, one thread, the network alone:", ""]
     lines += ["| data | fp32 ms | INT8 ms | INT8 / fp32 |", "| --- | --- | --- | --- |"]
     for data, entry in results.items():
