@@ -154,6 +154,9 @@ class NativeResult:
     def regions(self) -> list[NativeRegion]:
         """Largest peak first; empty where they were not asked for."""
     @property
+    def view(self) -> tuple[int, int, int, int]:
+        """x, y, width, height of what was judged: the region of interest or the frame."""
+    @property
     def latency(self) -> NativeLatency: ...
 
 class Postprocessor:
@@ -437,6 +440,8 @@ class Detector:
         in_flight: Frames that submit() works on at a time, made now; 0: two, by the first submit().
         cpus: The only ones that the detector's threads use; score() then works in one of them.
         priority: Real-time priority of these threads, 1 to 99; 0: none.
+        wait: For a GPU: "spin" or "block".
+        geometries: Frame geometries whose graphs are kept on a GPU; 1 or more.
 
     Raises:
         ModelError: a wrong manifest, a tensor that does not fit, no threshold anywhere.
@@ -461,7 +466,17 @@ class Detector:
         in_flight: int = 0,
         cpus: Sequence[int] = (),
         priority: int = 0,
+        wait: str = "spin",
+        geometries: int = 4,
     ) -> None: ...
+    def frame_buffer(
+        self, height: int, width: int, format: str
+    ) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Zeros in memory that a camera fills and score() reads without a copy by the CPU.
+
+        Raises:
+            FrameError: format or size; DeviceError: the GPU cannot lock so much memory.
+        """
     def score(
         self,
         frame: NDArray[np.uint8] | NDArray[np.uint16] | Buffer,

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from agp_edge import _core
     from agp_edge.site_document import Site
 
+    # Also whatever has `__dlpack__` or `__cuda_array_interface__`.
+    FrameLike = NDArray[np.uint8] | NDArray[np.uint16] | Any
+
 __all__ = ["Detector"]
 
 # The bits of agp_edge::Outputs.
@@ -58,6 +61,8 @@ class Detector:
         in_flight: int = 0,
         cpu: int | Iterable[int] | None = None,
         priority: int = 0,
+        wait: str = "spin",
+        geometries: int = 4,
         self_test: bool = True,
         build: bool = True,
         site: str | os.PathLike[str] | None = None,
@@ -89,6 +94,11 @@ class Detector:
                 `score` then hands its frame to one of these threads.
             priority: 1 to 99: these threads run at this real-time priority (SCHED_FIFO), which
                 the process has to be permitted; 0: as any other.
+            wait: how `score` waits for a GPU: "spin" keeps a core busy and returns some
+                microseconds sooner, "block" sleeps.
+            geometries: how many frame geometries (size, pitch, format, kind of memory) keep their
+                buffers and CUDA graph on a GPU, the last used ones; the first frame of a new one
+                takes longer.
             self_test: score the manifest's synthetic frame and compare; False opens the model
                 unchecked.
             build: False never compiles: an .onnx file with device="cuda" has to be in the cache.
@@ -144,25 +154,24 @@ class Detector:
             in_flight=in_flight,
             cpus=cpus,
             priority=priority,
+            wait=wait,
+            geometries=geometries,
             **_settings(self._site, threshold=threshold, roi=roi, min_area=min_area),
         )
-        if roi is None and self._site is not None and self._site.rois:
-            roi = self._site.rois[0]
-        default = self._manifest["input"]["roi"]
-        self._roi = roi or (None if default is None else _checked_roi(default))
         # Also when the interpreter ends: none of its threads may ask for the GIL after that.
         self._finalizer = weakref.finalize(self, self._native.close, drain=False)
 
-    def score(
-        self, frame: NDArray[np.uint8] | NDArray[np.uint16], *, format: str | None = None
-    ) -> Result:
+    def score(self, frame: FrameLike, *, format: str | None = None) -> Result:
         """The verdict on one frame; blocks until it is there.
 
         Args:
             frame: uint8 (H, W, 3), BGR as OpenCV gives it, or (H, W) mono, of any size; uint16
                 (H, W) or uint8 (H * 3 / 2, W) for the formats that need it. Slices and crops are
-                read in place where the pixels of a row lie side by side, else copied once. It must
-                not change until the call returns.
+                read in place where the pixels of a row lie side by side, else copied once. A
+                detector on a GPU takes frames in that GPU's memory, without a copy, from whatever
+                has DLPack or `__cuda_array_interface__` (torch, CuPy, pycuda, jetson-utils); it
+                waits for the producer's stream there, see docs/gpu.md. The frame must not change
+                until the call returns.
             format: What the camera sends, see docs/frames.md: uint8 (H, W, 3) "bgr8", "rgb8";
                 uint8 (H, W) "mono8", "bayer_rggb8" (also grbg, gbrg, bggr); uint16 (H, W)
                 "mono10", "mono12", "mono16", "bayer_rggb12" (and the others), values in the low
@@ -176,12 +185,11 @@ class Detector:
             Error: the detector is closed.
         """
         detector = self._open()
-        pixels = _as_array(frame)
-        return self._result(detector.score(pixels, format), detector, _whole(pixels, format))
+        return self._result(detector.score(_as_pixels(frame), format), detector)
 
     def submit(
         self,
-        frame: NDArray[np.uint8] | NDArray[np.uint16],
+        frame: FrameLike,
         *,
         format: str | None = None,
         timeout: float | None = None,
@@ -209,10 +217,14 @@ class Detector:
             Error: the detector is closed, or was opened before a fork.
         """
         detector = self._open()
-        pixels = _as_array(frame)
+        pixels = _as_pixels(frame)
         if copy:
+            if not isinstance(pixels, np.ndarray):
+                raise FrameError(
+                    "copy=True copies arrays of NumPy, and the frame is a "
+                    f"{type(frame).__qualname__}: copy it where it is made"
+                )
             pixels = pixels.copy()
-        view = _whole(pixels, format)
         future: Future[Result] = Future()
         future.set_running_or_notify_cancel()  # from here on it cannot be cancelled
 
@@ -220,16 +232,13 @@ class Detector:
             if native is None:
                 future.set_exception(error)
             else:
-                future.set_result(self._result(native, detector, view))
+                future.set_result(self._result(native, detector))
 
         detector.submit(pixels, format, timeout, done)
         return future
 
     def score_batch(
-        self,
-        frames: Iterable[NDArray[np.uint8] | NDArray[np.uint16]],
-        *,
-        format: str | None = None,
+        self, frames: Iterable[FrameLike], *, format: str | None = None
     ) -> list[Result]:
         """The verdicts on many frames, several in flight; blocks until all are there.
 
@@ -279,12 +288,7 @@ class Detector:
             raise _of_batch(refused, len(results)) from refused
         return results
 
-    def _result(
-        self,
-        native: _core.NativeResult,
-        detector: _core.Detector,
-        view: tuple[int, int, int, int],
-    ) -> Result:
+    def _result(self, native: _core.NativeResult, detector: _core.Detector) -> Result:
         scale = None if self._site is None else self._site.mm_per_pixel
         regions = tuple(
             Region(
@@ -307,7 +311,7 @@ class Detector:
             anomaly_map=native.anomaly_map,
             mask=native.mask,
             regions=regions,
-            roi=self._roi or view,
+            roi=native.view,
             latency=Latency(
                 wait_ms=latency.wait_ms,
                 preprocess_ms=latency.preprocess_ms,
@@ -316,6 +320,31 @@ class Detector:
                 total_ms=latency.total_ms,
             ),
         )
+
+    def frame_buffer(
+        self, height: int, width: int, format: str = "bgr8"
+    ) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Memory for a camera to fill, which `score` reads without a copy by the CPU.
+
+        Page-locked for a detector on a GPU (a Jetson's GPU reads it where it is), plain otherwise.
+        The array, and every view of it, keeps the memory alive, also when the detector is closed.
+        Fill it, score it, and fill it again only when `score` has returned: it is read until then.
+
+        Args:
+            height: of the frame, pixels.
+            width: of the frame, pixels.
+            format: as for `score`.
+
+        Returns:
+            Zeros; uint8 (H, W, 3), uint8 (H, W), uint16 (H, W) or, for "nv12", uint8
+            (H * 3 / 2, W).
+
+        Raises:
+            FrameError: an unknown format, or a size that it cannot have.
+            DeviceError: the GPU cannot lock so much memory.
+            Error: the detector is closed.
+        """
+        return self._open().frame_buffer(height, width, format)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -437,8 +466,11 @@ def _of_batch(error: Error, index: int) -> Error:
     return type(error)(f"frame {index} of the batch: {error}")
 
 
-def _as_array(frame: object) -> NDArray[Any]:
+def _as_pixels(frame: object) -> FrameLike:
+    """A NumPy array, or what C++ asks for its address: DLPack, CUDA's array interface."""
     if isinstance(frame, np.ndarray):
+        return frame
+    if hasattr(frame, "__dlpack__") or hasattr(frame, "__cuda_array_interface__"):
         return frame
     with suppress(TypeError):
         return np.asarray(memoryview(frame))  # type: ignore[arg-type]  # asks the buffer protocol
@@ -447,12 +479,6 @@ def _as_array(frame: object) -> NDArray[Any]:
         "array, uint8 (H, W, 3) BGR or (H, W) mono: convert it with np.asarray(frame) and name "
         "its format (PIL images are 'rgb8')"
     )
-
-
-def _whole(pixels: NDArray[Any], format: str | None) -> tuple[int, int, int, int]:
-    """x, y, width, height of the whole frame; what is no frame at all is refused elsewhere."""
-    height, width = (*pixels.shape, 0, 0)[:2]
-    return 0, 0, width, height * 2 // 3 if format == "nv12" else height
 
 
 def _checked_roi(roi: Iterable[SupportsIndex]) -> tuple[int, int, int, int]:

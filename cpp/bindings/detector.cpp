@@ -7,8 +7,10 @@
 #include <utility>
 #include <vector>
 
+#include "agp_edge/error.hpp"
 #include "bytes.hpp"
 #include "frame.hpp"
+#include "frame_buffer.hpp"
 #include "module.hpp"
 #include "result.hpp"
 
@@ -16,6 +18,12 @@ namespace agp_edge::bindings {
 namespace {
 
 namespace py = pybind11;
+
+Wait wait_from(const std::string& name) {
+  if (name == "spin") return Wait::kSpin;
+  if (name == "block") return Wait::kBlock;
+  throw Error("wait is '" + name + "': 'spin' or 'block' is expected");
+}
 
 // Its end waits for threads that may want the GIL.
 struct DeleteWithoutGil {
@@ -32,7 +40,7 @@ OwnedDetector open(const std::string& manifest_json, const std::string& source,
                    int min_area, std::uint8_t outputs, int threads,
                    const std::vector<std::vector<std::pair<double, double>>>& ignored,
                    const std::optional<std::pair<int, std::vector<float>>>& tail, int in_flight,
-                   std::vector<int> cpus, int priority) {
+                   std::vector<int> cpus, int priority, const std::string& wait, int geometries) {
   DetectorOptions options;
   if (tail) options.calibration_tail = CalibrationTail{tail->first, tail->second};
   options.threshold = threshold;
@@ -41,6 +49,8 @@ OwnedDetector open(const std::string& manifest_json, const std::string& source,
   options.min_area = min_area;
   options.outputs = outputs;
   options.threads = threads;
+  options.wait = wait_from(wait);
+  options.geometries = geometries;
   for (const auto& corners : ignored) {
     Polygon& polygon = options.ignored.emplace_back();
     for (const auto& [x, y] : corners) polygon.push_back(Point{x, y});
@@ -160,12 +170,19 @@ void register_detector(py::module_& module) {
            py::arg("outputs") = static_cast<std::uint8_t>(kAll), py::arg("threads") = 0,
            py::arg("ignored") = std::vector<std::vector<std::pair<double, double>>>{},
            py::arg("calibration_tail") = py::none(), py::arg("in_flight") = 0,
-           py::arg("cpus") = std::vector<int>{}, py::arg("priority") = 0)
+           py::arg("cpus") = std::vector<int>{}, py::arg("priority") = 0, py::arg("wait") = "spin",
+           py::arg("geometries") = PipelineOptions().geometries)
       .def("score", &score, py::arg("frame"), py::arg("format") = py::none())
       .def("submit", &submit, py::arg("frame"), py::arg("format"), py::arg("timeout"),
            py::arg("done"))
       .def("close", &Detector::close, py::arg("drain"), py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("is_own_thread", &Detector::is_own_thread)
+      .def(
+          "frame_buffer",
+          [](const Detector& self, int height, int width, const std::string& format) {
+            return frame_buffer(self.engine(), height, width, format);
+          },
+          py::arg("height"), py::arg("width"), py::arg("format"))
       .def_property_readonly("threshold",
                              [](const Detector& self) { return self.decision().threshold; })
       .def_property_readonly("mask_threshold",

@@ -1,6 +1,8 @@
 #include "frame.hpp"
 
+#include <cstdint>
 #include <limits>
+#include <utility>
 
 #include "agp_edge/error.hpp"
 
@@ -9,28 +11,9 @@ namespace {
 
 namespace py = pybind11;
 
-constexpr const char* kExpected =
-    "uint8 (height, width, 3) BGR or (height, width) mono is expected";
 constexpr const char* kNameFormat =
     "format='mono10', 'mono12', 'mono16' or a 12-bit bayer format is expected with it, which says "
     "how many bits the camera fills";
-
-std::string described(const py::array& array) {
-  return py::str(array.dtype()).cast<std::string>() + " " +
-         py::str(array.attr("shape")).cast<std::string>();
-}
-
-py::array as_array(const py::object& image) {
-  if (py::isinstance<py::array>(image)) return py::reinterpret_borrow<py::array>(image);
-  // Only what is a view of pixels: a list would be walked and copied, a PIL image is RGB unasked.
-  if (PyObject_CheckBuffer(image.ptr()) != 0) {
-    py::array array = py::array::ensure(image);
-    if (array) return array;
-    PyErr_Clear();
-  }
-  throw FrameError("the frame is a " + std::string(Py_TYPE(image.ptr())->tp_name) +
-                   ", a NumPy array of " + kExpected);
-}
 
 // What an array has to be to hold that format.
 struct ArrayShape {
@@ -53,39 +36,26 @@ ArrayShape shape_of(PixelFormat format) {
   }
 }
 
-PixelFormat format_of(const py::array& array, const std::optional<std::string>& format) {
-  const bool is_unsigned = array.dtype().kind() == 'u';
-  const bool is_colour = array.ndim() == 3 && array.shape(2) == 3;
+PixelFormat format_of(const PixelArray& pixels, const std::optional<std::string>& format) {
+  const bool is_colour = pixels.axes() == 3 && pixels.shape[2] == 3;
   if (format) {
     const PixelFormat named = pixel_format_from(*format);
     const ArrayShape expected = shape_of(named);
-    // byteorder: '=' native, '|' does not matter, '<' little endian on a big-endian machine.
-    if (!is_unsigned || array.itemsize() != expected.itemsize || array.ndim() != expected.axes ||
-        (expected.axes == 3 && !is_colour) || array.dtype().byteorder() == '>') {
-      throw FrameError("the frame is " + described(array) + " but its format is given as '" +
-                       *format + "', for which " + expected.text + " is expected");
+    if (!pixels.is_unsigned || pixels.itemsize != expected.itemsize ||
+        pixels.axes() != expected.axes || (expected.axes == 3 && !is_colour) ||
+        pixels.is_big_endian) {
+      throw FrameError("the frame is " + pixels.text() + " but its format is given as '" + *format +
+                       "', for which " + expected.text + " is expected");
     }
     return named;
   }
-  if (is_unsigned && array.itemsize() == 2 && array.ndim() == 2) {
-    throw FrameError("the frame is " + described(array) + ", " + kNameFormat);
+  if (pixels.is_unsigned && pixels.itemsize == 2 && pixels.axes() == 2) {
+    throw FrameError("the frame is " + pixels.text() + ", " + kNameFormat);
   }
-  if (!is_unsigned || array.itemsize() != 1 || (array.ndim() != 2 && !is_colour)) {
-    throw FrameError("the frame is " + described(array) + ", " + kExpected);
+  if (!pixels.is_unsigned || pixels.itemsize != 1 || (pixels.axes() != 2 && !is_colour)) {
+    throw FrameError("the frame is " + pixels.text() + ", " + kExpectedFrame);
   }
   return is_colour ? PixelFormat::kBgr8 : PixelFormat::kMono8;
-}
-
-// Whether each row's pixels lie side by side and rows follow each other without overlap.
-bool rows_are_packed(const py::array& array) {
-  const py::ssize_t channels = array.ndim() == 3 ? array.shape(2) : 1;
-  const py::ssize_t height = array.shape(0);
-  const py::ssize_t width = array.shape(1);
-  const py::ssize_t pixel = channels * array.itemsize();
-  const bool pixels = array.ndim() == 2 || array.strides(2) == 1;
-  const bool row = width == 1 || array.strides(1) == pixel;
-  const bool rows = height == 1 || array.strides(0) >= width * pixel;
-  return pixels && row && rows;
 }
 
 int side(py::ssize_t length) {
@@ -96,34 +66,54 @@ int side(py::ssize_t length) {
   return static_cast<int>(length);
 }
 
+bool is_misaligned(const PixelArray& pixels) {
+  return pixels.itemsize == 2 && (reinterpret_cast<std::uintptr_t>(pixels.data) % 2 != 0 ||
+                                  (pixels.shape[0] > 1 && pixels.strides[0] % 2 != 0));
+}
+
+// Rows of pixels side by side, copied if need be; that can be done with a NumPy array only.
+PixelArray packed(PixelArray pixels) {
+  if (pixels.empty() || (!is_misaligned(pixels) && pixels.rows_are_packed())) return pixels;
+  if (!py::isinstance<py::array>(pixels.owner)) {
+    throw FrameError("the frame is " + pixels.text() +
+                     " and the pixels of its rows do not lie side by side: make it contiguous, in "
+                     "the order of height, width, channels");
+  }
+  return pixels_of(py::array(pixels.owner.attr("copy")("C")));
+}
+
 }  // namespace
 
 BorrowedFrame::BorrowedFrame(const py::object& image, const std::optional<std::string>& format)
-    : array_(as_array(image)) {
-  frame_.format = format_of(array_, format);
-  frame_.height = side(array_.shape(0));
-  frame_.width = side(array_.shape(1));
+    : pixels_(pixels_of(image)) {
+  frame_.format = format_of(pixels_, format);
+  frame_.height = side(pixels_.shape[0]);
+  frame_.width = side(pixels_.shape[1]);
   const int rows = frame_.height;
   if (frame_.format == PixelFormat::kNv12) {
     if (rows % 3 != 0) {
-      throw FrameError("the frame is " + described(array_) +
+      throw FrameError("the frame is " + pixels_.text() +
                        " but its format is given as 'nv12', for which height * 3 / 2 rows are "
                        "expected, a multiple of 3");
     }
     frame_.height = rows / 3 * 2;
   }
-  const auto row_bytes = static_cast<std::size_t>(frame_.width) *
-                         static_cast<std::size_t>(bytes_per_pixel(frame_.format));
-  const bool misaligned =
-      array_.itemsize() == 2 && (reinterpret_cast<std::uintptr_t>(array_.data()) % 2 != 0 ||
-                                 (rows > 1 && array_.strides(0) % 2 != 0));
-  if (array_.size() > 0 && (misaligned || !rows_are_packed(array_))) {
-    array_ = py::array(array_.attr("copy")("C"));  // also where it is only misaligned
-  }
+  pixels_ = packed(std::move(pixels_));
   // A single row's stride says nothing; NumPy may leave any number there.
-  frame_.row_pitch = rows > 1 ? static_cast<std::size_t>(array_.strides(0)) : row_bytes;
-  frame_.data = static_cast<const std::uint8_t*>(array_.data());
+  frame_.row_pitch = rows > 1 ? static_cast<std::size_t>(pixels_.strides[0])
+                              : static_cast<std::size_t>(frame_.width) *
+                                    static_cast<std::size_t>(bytes_per_pixel(frame_.format));
+  frame_.data = static_cast<const std::uint8_t*>(pixels_.data);
+  frame_.memory = pixels_.memory;
+  frame_.device = pixels_.device;
+  frame_.stream = pixels_.stream;
   frame_.validate();
+}
+
+ArrayLayout layout_of(const Frame& frame) {
+  std::vector<py::ssize_t> sides = {frame.rows(), frame.width};
+  if (shape_of(frame.format).axes == 3) sides.push_back(3);
+  return {shape_of(frame.format).itemsize == 2 ? "<u2" : "|u1", sides};
 }
 
 Rect rect_from(const py::tuple& tuple, const char* what) {

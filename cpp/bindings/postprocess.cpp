@@ -61,6 +61,7 @@ NativeResult run(SharedPostprocessor& self, const py::array& grid,
     const std::lock_guard<std::mutex> lock(self.mutex);
     self.postprocessor.run(data, covered, decision, result);
   }
+  result.view = covered;
   return NativeResult(std::move(result));
 }
 
@@ -87,6 +88,7 @@ void register_result(py::module_& module) {
       .def_readonly("anomaly_map", &NativeResult::anomaly_map)
       .def_readonly("mask", &NativeResult::mask)
       .def_readonly("regions", &NativeResult::regions)
+      .def_property_readonly("view", [](const NativeResult& self) { return tuple_from(self.view); })
       .def_readonly("latency", &NativeResult::latency);
 }
 
@@ -97,6 +99,7 @@ NativeResult::NativeResult(Result result)
       threshold(result.threshold),
       is_anomalous(result.is_anomalous),
       p_value(result.p_value),
+      view(result.view),
       anomaly_map(handed_over(std::move(result.anomaly_map), result.map_height, result.map_width,
                               py::dtype::of<float>())),
       // Zeros and ones, one byte each: NumPy's bool.

@@ -17,6 +17,7 @@ struct NativeResult {
   float threshold;
   bool is_anomalous;
   std::optional<double> p_value;
+  Rect view;
   pybind11::object anomaly_map;  // None where it was not asked for
   pybind11::object mask;
   std::vector<Region> regions;

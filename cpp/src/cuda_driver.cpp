@@ -235,6 +235,19 @@ PinnedBuffer::~PinnedBuffer() {
   release_in(*context_, [this](const Driver& driver) { driver.cuMemFreeHost(data_); });
 }
 
+PinnedPages::PinnedPages(std::shared_ptr<const Context> context, void* memory, std::size_t bytes)
+    : context_(std::move(context)), memory_(memory) {
+  const Current current(*context_);
+  const std::string doing = "page-locking " + std::to_string(bytes) + " bytes for the GPU";
+  context_->driver().check(
+      context_->driver().cuMemHostRegister_v2(memory, bytes, kHostPortable | kHostDeviceMap),
+      doing.c_str());
+}
+
+PinnedPages::~PinnedPages() {
+  release_in(*context_, [this](const Driver& driver) { driver.cuMemHostUnregister(memory_); });
+}
+
 Address device_address(const Context& context, const void* pinned) {
   const Driver& driver = context.driver();
   Address address = 0;

@@ -91,6 +91,8 @@ struct LaunchParams {
   X(cuMemHostAlloc, (void**, std::size_t, unsigned))                                             \
   X(cuMemHostGetDevicePointer_v2, (Address*, void*, unsigned))                                   \
   X(cuMemFreeHost, (void*))                                                                      \
+  X(cuMemHostRegister_v2, (void*, std::size_t, unsigned))                                        \
+  X(cuMemHostUnregister, (void*))                                                                \
   X(cuPointerGetAttribute, (void*, int, Address))                                                \
   X(cuStreamCreate, (Stream*, unsigned))                                                         \
   X(cuStreamDestroy_v2, (Stream))                                                                \
@@ -247,6 +249,19 @@ class PinnedBuffer {
   std::shared_ptr<const Context> context_;
   std::size_t bytes_;
   void* data_ = nullptr;
+};
+
+// Page-locks memory of somebody else's until the end of its life.
+class PinnedPages {
+ public:
+  PinnedPages(std::shared_ptr<const Context> context, void* memory, std::size_t bytes);
+  ~PinnedPages();
+  PinnedPages(const PinnedPages&) = delete;
+  PinnedPages& operator=(const PinnedPages&) = delete;
+
+ private:
+  std::shared_ptr<const Context> context_;
+  void* memory_;
 };
 
 // The GPU's address of pinned memory. Its context is current. Throws DeviceError.

@@ -43,11 +43,7 @@ Module::Module(std::shared_ptr<const Context> context, KernelSet set)
 }
 
 Module::~Module() {
-  const Driver& driver = context_->driver();
-  if (driver.cuCtxPushCurrent_v2(context_->handle()) != 0) return;
-  driver.cuModuleUnload(module_);
-  ContextHandle popped = nullptr;
-  driver.cuCtxPopCurrent_v2(&popped);
+  release_in(*context_, [this](const Driver& driver) { driver.cuModuleUnload(module_); });
 }
 
 FunctionHandle Module::function(const std::string& name) const {

@@ -6,7 +6,9 @@
 #include <utility>
 
 #include "agp_edge/error.hpp"
+#include "cuda_module.hpp"
 #include "frame_path.hpp"
+#include "pipeline_cuda.hpp"
 #include "tensor_text.hpp"
 
 namespace agp_edge {
@@ -59,15 +61,18 @@ void check_tensor(const Engine& engine, const std::vector<TensorSpec>& tensors, 
 struct Pipeline::Impl {
   Impl(std::shared_ptr<Engine> used, const PreprocessRecipe& pre, const PostprocessRecipe& post,
        const PipelineOptions& options)
-      : engine(std::move(used)) {
+      : engine(std::move(used)), roi(pre.roi) {
     check_tensor(*engine, engine->inputs(), "input", {1, 3, pre.height, pre.width});
     check_tensor(*engine, engine->outputs(), "output", {1, 1, post.grid_height, post.grid_width});
-    path = make_cpu_path(engine, pre, post, options.threads);
+    const bool on_gpu = engine->memory() == Memory::kDevice && cuda::has_kernels();
+    path = on_gpu ? make_cuda_path(engine, pre, post, options)
+                  : make_cpu_path(engine, pre, post, options.threads);
   }
 
   std::mutex mutex;
   std::atomic<std::thread::id> owner{std::thread::id()};
   std::shared_ptr<Engine> engine;
+  Rect roi;
   std::unique_ptr<FramePath> path;
 };
 
@@ -88,6 +93,7 @@ Result Pipeline::score(const Frame& frame, const Decision& decision) {
   const Turn turn(impl_->mutex, impl_->owner);
   Result result;
   impl_->path->score(frame, decision, result);
+  result.view = impl_->roi.empty() ? Rect{0, 0, frame.width, frame.height} : impl_->roi;
   result.latency.total_ms = milliseconds(start, Clock::now());
   return result;
 }

@@ -18,8 +18,9 @@ class CpuPath final : public FramePath {
 
   void score(const Frame& frame, const Decision& decision, Result& result) override {
     if (frame.memory == Memory::kDevice) {
-      throw FrameError("the frame is in the memory of GPU " + std::to_string(frame.device) +
-                       ", and the frames of " + engine_->name() +
+      const std::string gpu = frame.device < 0 ? "a GPU" : "GPU " + std::to_string(frame.device);
+      throw FrameError("the frame is in the memory of " + gpu + ", and the frames of " +
+                       engine_->name() +
                        (engine_->memory() == Memory::kHost
                             ? " are read by the CPU: copy it to host memory, or open a plan"
                             : " are read by the CPU in this build, which has no CUDA kernels: copy "

@@ -108,28 +108,24 @@ class CudaPath final : public FramePath {
   }
 
   void check_device(const Frame& frame, cuda::Address first, cuda::Address last) const {
-    const int here = context_->device().index;
-    if (frame.device != here) {
-      throw FrameError("the frame is in the memory of GPU " + std::to_string(frame.device) +
-                       " and the detector works on GPU " + std::to_string(here) +
-                       ": copy it there, or open the model on the frame's GPU");
-    }
     for (const cuda::Address address : {first, last}) {
       if (cuda::address_kind(*context_, address) == cuda::AddressKind::kUnknown) {
         throw FrameError("the frame's address " + hexadecimal(first) +
-                         " is given as memory of GPU " + std::to_string(here) +
-                         ", and the CUDA driver does not know " + std::to_string(last - first + 1) +
+                         " is given as memory of a GPU, and the CUDA driver does not know " +
+                         std::to_string(last - first + 1) +
                          " bytes there: keep the frame's memory until score() returns, and check "
                          "its size and row pitch");
       }
     }
-    const int owner = cuda::address_device(*context_, first);
-    if (owner >= 0 && owner != here &&
-        cuda::address_kind(*context_, first) == cuda::AddressKind::kDevice) {
-      throw FrameError("the frame is given as memory of GPU " + std::to_string(here) +
-                       " and lies on GPU " + std::to_string(owner) +
-                       ": copy it, or open the model on the frame's GPU");
-    }
+    const int here = context_->device().index;
+    // Pinned memory has a device too, which does not matter.
+    const bool pinned = cuda::address_kind(*context_, first) == cuda::AddressKind::kPinnedHost;
+    const int owner = pinned ? here : cuda::address_device(*context_, first);
+    const int there = owner >= 0 && owner != here ? owner : frame.device;
+    if (there < 0 || there == here) return;
+    throw FrameError("the frame is in the memory of GPU " + std::to_string(there) +
+                     " and the detector works on GPU " + std::to_string(here) +
+                     ": copy it there, or open the model on the frame's GPU");
   }
 
   // The one of this geometry, made if need be in the place of the one that was not used for

@@ -160,6 +160,11 @@ const PreprocessRecipe& Preprocessor::recipe() const noexcept { return impl_->re
 
 void Preprocessor::run(const Frame& frame, float* out) {
   frame.validate();
+  if (frame.memory != Memory::kHost) {
+    throw FrameError(
+        "the frame is in the memory of a GPU, this preprocessing is the CPU's: copy it "
+        "to host memory");
+  }
   Impl& impl = *impl_;
   impl.plan(frame);
   const int height = impl.recipe.height;

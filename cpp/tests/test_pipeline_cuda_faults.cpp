@@ -30,11 +30,15 @@ const Picture& picture() {
 
 float expected_score(const Frame& frame) {
   BlockMean mean;
-  return pipeline_of(mean, Memory::kHost)->score(frame, kDecision).score;
+  PipelineOptions options;
+  options.threads = 1;
+  return pipeline_of(mean, Memory::kHost, options)->score(frame, kDecision).score;
 }
 
 void check_score(Pipeline& pipeline, const Picture& of, const Frame& frame) {
-  CHECK_NEAR(pipeline.score(frame, kDecision).score, expected_score(of.frame()), 1e-3);
+  static const float usual = expected_score(picture().frame());
+  const float expected = &of == &picture() ? usual : expected_score(of.frame());
+  CHECK_NEAR(pipeline.score(frame, kDecision).score, expected, 1e-3);
 }
 
 // A pipeline works, and everything that it took is given back.
@@ -154,7 +158,7 @@ int with_each_call_failing(bool sticky, const std::function<void(Pipeline&)>& af
                    sticky ? ", and all later ones" : "");
       return threw;
     }
-    check_works();
+    if (call % 10 == 0 || !reached) check_works();
     if (!reached) return threw;
   }
   return threw;
@@ -358,7 +362,9 @@ TEST(frame_that_is_not_there) {
       pipeline->score(frame, kDecision), FrameError,
       "the frame is in the memory of GPU 1 and the detector works on GPU 0: copy it there");
   frame.device = 0;
-  CHECK_THROWS(pipeline->score(frame, kDecision), FrameError, "lies on GPU 1");
+  CHECK_THROWS(pipeline->score(frame, kDecision), FrameError, "in the memory of GPU 1");
+  frame.device = -1;  // the driver knows
+  CHECK_THROWS(pipeline->score(frame, kDecision), FrameError, "in the memory of GPU 1");
   elsewhere.wait();
 
   CHECK_THROWS(pipeline->score(picture().at(picture().frame().data, Memory::kDevice), kDecision),

@@ -291,7 +291,7 @@ def test_pil_image(small_model, good_frame):
         detector.score(Image.fromarray(good_frame))
 
 
-@pytest.mark.parametrize("format", ["bgr", "mono16", ""])
+@pytest.mark.parametrize("format", ["bgr", "mono14", ""])
 def test_unknown_format(format, small_model, good_frame):
     with (
         Detector(small_model) as detector,

@@ -82,7 +82,7 @@ struct Frame {
   std::size_t row_pitch = 0;
   PixelFormat format = PixelFormat::kBgr8;
   Memory memory = Memory::kHost;  // where `data` points
-  int device = 0;                 // kDevice: index of the GPU
+  int device = 0;                 // kDevice: index of the GPU, or -1: the driver knows
   // kDevice: the stream whose work so far makes the pixels; the GPU waits for it, the caller does
   // not. Null: they are there. CUDA's names of the default streams are 1 (legacy), 2 (per thread).
   Stream stream = nullptr;

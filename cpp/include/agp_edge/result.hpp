@@ -34,6 +34,7 @@ struct Result {
   float score = 0;            // raw, never squeezed or clipped; larger is more anomalous
   float threshold = 0;        // the one used
   bool is_anomalous = false;  // score > threshold
+  Rect view;                  // what was judged: the region of interest, or the whole frame
   // Set by Detector where there is a calibration tail: CalibrationTail::p_value of the score.
   std::optional<double> p_value;
   int map_height = 0;

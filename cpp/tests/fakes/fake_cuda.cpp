@@ -44,6 +44,8 @@ using fake_cuda::Work;
 
 namespace {
 
+constexpr unsigned kPortableAndMapped = 3;
+
 int number_from(const char* variable, int otherwise) {
   const char* const chosen = std::getenv(variable);
   return chosen != nullptr ? std::atoi(chosen) : otherwise;
@@ -84,8 +86,9 @@ void destroy_all_of(const Context& context) {
   const auto drop = [](const auto& each) { delete each.first; };
   take_all(state().device, context.device, of_block,
            [](const auto& each) { munmap(pointer_to(each.first), each.second.bytes); });
-  take_all(state().pinned, context.device, of_block,
-           [](const auto& each) { std::free(pointer_to(each.first)); });
+  take_all(state().pinned, context.device, of_block, [](const auto& each) {
+    if (!each.second.registered) std::free(pointer_to(each.first));
+  });
   take_all(state().streams, context.device, itself, drop);
   take_all(state().events, context.device, itself, drop);
   take_all(state().modules, context.device, itself, drop);
@@ -293,11 +296,10 @@ FAKE_API Result cuMemHostAlloc(void** memory, std::size_t bytes, unsigned flags)
   FAIL_IF_CHOSEN(kOutOfMemory);
   NEEDS_CONTEXT;
   NOT_WHILE_CAPTURING;
+  if (flags != kPortableAndMapped) return kInvalidValue;
   *memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
   if (*memory == nullptr) return kOutOfMemory;
-  constexpr unsigned kDeviceMap = 2;
-  state().pinned[address_of(*memory)] = {bytes, context_stack().back()->device,
-                                         (flags & kDeviceMap) != 0};
+  state().pinned[address_of(*memory)] = {bytes, context_stack().back()->device, false};
   return kSuccess;
 }
 
@@ -313,8 +315,32 @@ FAKE_API Result cuMemHostGetDevicePointer_v2(Address* address, void* memory, uns
 FAKE_API Result cuMemFreeHost(void* memory) {
   FAKE_ENTER;
   if (context_stack().empty()) return kInvalidContext;
-  if (state().pinned.erase(address_of(memory)) == 0) std::abort();
+  const auto block = state().pinned.find(address_of(memory));
+  if (block == state().pinned.end() || block->second.registered) std::abort();
+  state().pinned.erase(block);
   std::free(memory);
+  FAIL_IF_CHOSEN(kIllegalAddress);
+  return fake_cuda::usable_context();
+}
+
+FAKE_API Result cuMemHostRegister_v2(void* memory, std::size_t bytes, unsigned flags) {
+  FAKE_ENTER;
+  FAIL_IF_CHOSEN(kOutOfMemory);
+  NEEDS_CONTEXT;
+  NOT_WHILE_CAPTURING;
+  if (flags != kPortableAndMapped || inside(state().pinned, address_of(memory), 1)) {
+    return kInvalidValue;
+  }
+  state().pinned[address_of(memory)] = {bytes, context_stack().back()->device, true};
+  return kSuccess;
+}
+
+FAKE_API Result cuMemHostUnregister(void* memory) {
+  FAKE_ENTER;
+  if (context_stack().empty()) return kInvalidContext;
+  const auto block = state().pinned.find(address_of(memory));
+  if (block == state().pinned.end() || !block->second.registered) std::abort();
+  state().pinned.erase(block);
   FAIL_IF_CHOSEN(kIllegalAddress);
   return fake_cuda::usable_context();
 }

@@ -110,10 +110,10 @@ FAKE_API Result cuModuleGetFunction(Kernel** function, Module* module, const cha
   FAKE_ENTER;
   FAIL_IF_CHOSEN(kNotFound);
   NEEDS_CONTEXT;
-  const auto* const parameters = fake_cuda::kernel_parameters(name);
-  if (parameters == nullptr) return kNotFound;
+  std::vector<std::size_t> parameter_bytes;
+  if (!fake_cuda::find_kernel(name, parameter_bytes)) return kNotFound;
   std::unique_ptr<Kernel>& kernel = module->kernels[name];
-  if (!kernel) kernel = std::make_unique<Kernel>(Kernel{name, *parameters});
+  if (!kernel) kernel = std::make_unique<Kernel>(Kernel{name, std::move(parameter_bytes)});
   *function = kernel.get();
   return kSuccess;
 }

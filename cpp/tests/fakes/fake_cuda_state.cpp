@@ -36,7 +36,7 @@ class Unlocked {
   Unlocked& operator=(const Unlocked&) = delete;
 };
 
-void perform(const Work& work) {
+void perform(Work& work) {
   switch (work.kind) {
     case Work::kKernel:
       run_kernel(work.launch);
@@ -148,7 +148,7 @@ void run(Stream& stream, const Event* until, std::uint64_t sequence) {
   }
   while (!stream.work.empty()) {
     if (until != nullptr && until->done >= sequence) return;
-    const Work work = std::move(stream.work.front());
+    Work work = std::move(stream.work.front());
     stream.work.erase(stream.work.begin());
     perform(work);
   }

@@ -38,7 +38,7 @@ struct Context {
 struct Block {
   std::size_t bytes = 0;
   int device = 0;
-  bool mapped = false;  // pinned memory that the GPU reads where it is
+  bool registered = false;  // pinned, and the memory of somebody else
 };
 
 struct Kernel {
