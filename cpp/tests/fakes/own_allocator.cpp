@@ -1,5 +1,8 @@
 // The fake driver's own operator new: a test program that counts its allocations does not see those
 // of the fake.
+//
+// Not under a sanitizer, which has operators of its own and wants them in pairs.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #include <cstddef>
 #include <cstdlib>
 #include <new>
@@ -13,3 +16,5 @@ __attribute__((noinline)) void operator delete(void* memory) noexcept { std::fre
 __attribute__((noinline)) void operator delete(void* memory, std::size_t) noexcept {
   std::free(memory);
 }
+
+#endif
