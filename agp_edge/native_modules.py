@@ -1,6 +1,6 @@
 """The compiled TensorRT modules: which are in this build, and whether their libraries open here.
 
-Looks where cpp/src/tensorrt_modules.cpp looks, and in the same order.
+Looks where cpp/src/engine/tensorrt_modules.cpp looks, and in the same order.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ if(NOT AGP_EDGE_C_API)
   return()
 endif()
 
-set(map "${PROJECT_SOURCE_DIR}/cpp/src/agp_edge_c.map")
-add_library(agp_edge_c SHARED cpp/src/c_api.cpp)
+set(map "${PROJECT_SOURCE_DIR}/cpp/src/c_api/agp_edge_c.map")
+add_library(agp_edge_c SHARED cpp/src/c_api/c_api.cpp)
 add_library(agp_edge::agp_edge_c ALIAS agp_edge_c)
 target_compile_definitions(agp_edge_c PRIVATE AGP_EDGE_VERSION="${PROJECT_VERSION}")
 target_include_directories(agp_edge_c

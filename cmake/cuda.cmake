@@ -1,4 +1,4 @@
-# The CUDA kernels: cpp/src/*_cuda.cu, compiled by nvcc to one file of machine code for every
+# The CUDA kernels: cpp/src/*/*_cuda.cu, compiled by nvcc to one file of machine code for every
 # architecture, and carried in the library as bytes. No CUDA library is linked: the driver loads them.
 #
 # AGP_EDGE_CUDA_ARCHITECTURES   "all" (default): every one that nvcc knows from 7.5 on, and the newest
@@ -71,12 +71,12 @@ endif()
 set(AGP_EDGE_CUDA_FILES "")
 foreach(stage IN ITEMS preprocess postprocess)
   set(file "${PROJECT_BINARY_DIR}/${stage}.fatbin")
-  file(GLOB headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/cpp/src/*_kernel.hpp")
+  file(GLOB headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/cpp/src/*/*_kernel.hpp")
   add_custom_command(
     OUTPUT "${file}"
     COMMAND "${AGP_EDGE_NVCC}" -std=c++17 -fatbin ${flags} "-I${PROJECT_SOURCE_DIR}/cpp/src"
-            "${PROJECT_SOURCE_DIR}/cpp/src/${stage}_cuda.cu" -o "${file}"
-    DEPENDS "cpp/src/${stage}_cuda.cu" ${headers} cpp/src/host_device.hpp cpp/src/nv12.hpp
+            "${PROJECT_SOURCE_DIR}/cpp/src/${stage}/${stage}_cuda.cu" -o "${file}"
+    DEPENDS "cpp/src/${stage}/${stage}_cuda.cu" ${headers} cpp/src/cuda/host_device.hpp cpp/src/frame/nv12.hpp
     COMMENT "nvcc ${stage}_cuda.cu for SM ${architectures}"
     VERBATIM)
   list(APPEND AGP_EDGE_CUDA_FILES "${file}")

@@ -9,11 +9,11 @@
 #include <memory>
 #include <mutex>
 
-#include "cuda_module.hpp"
+#include "cuda/cuda_module.hpp"
 #include "frame.hpp"
 #include "module.hpp"
-#include "postprocess_cuda.hpp"
-#include "preprocess_cuda.hpp"
+#include "postprocess/postprocess_cuda.hpp"
+#include "preprocess/preprocess_cuda.hpp"
 #include "result.hpp"
 
 namespace agp_edge::bindings {

@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "cuda_driver.hpp"
+#include "cuda/cuda_driver.hpp"
 
 // Owns the device's context and one stream; everything is current in its scope.
 struct CudaRig {

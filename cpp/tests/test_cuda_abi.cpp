@@ -1,7 +1,7 @@
 // The driver's interface as cuda_driver.hpp declares it, against cuda.h where that is found: a
 // difference does not compile.
 #include "check.hpp"
-#include "cuda_driver.hpp"
+#include "cuda/cuda_driver.hpp"
 
 #if __has_include(<cuda.h>)
 #include <cuda.h>

@@ -4,7 +4,7 @@
 
 #include "agp_edge/error.hpp"
 #include "check.hpp"
-#include "cuda_driver.hpp"
+#include "cuda/cuda_driver.hpp"
 #include "fakes/fake_cuda.hpp"
 
 namespace {

@@ -9,9 +9,9 @@
 #include "agp_edge/error.hpp"
 #include "agp_edge/pipeline.hpp"
 #include "check.hpp"
-#include "cuda_driver.hpp"
+#include "cuda/cuda_driver.hpp"
 #include "fakes/fake_cuda.hpp"
-#include "frame_path.hpp"
+#include "pipeline/frame_path.hpp"
 
 namespace {
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "fair_semaphore.hpp"
+#include "cpu/fair_semaphore.hpp"
 
 using agp_edge::FairSemaphore;
 using Clock = FairSemaphore::Clock;

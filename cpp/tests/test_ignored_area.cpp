@@ -11,7 +11,7 @@
 #include "agp_edge/postprocess.hpp"
 #include "check.hpp"
 #include "count_allocations.hpp"
-#include "ignored_area.hpp"
+#include "postprocess/ignored_area.hpp"
 
 namespace {
 

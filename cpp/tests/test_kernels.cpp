@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "check.hpp"
-#include "resample_cpu.hpp"
-#include "resize_weights.hpp"
-#include "smooth_cpu.hpp"
-#include "vertical_pass.hpp"
+#include "postprocess/smooth_cpu.hpp"
+#include "preprocess/resample_cpu.hpp"
+#include "preprocess/resize_weights.hpp"
+#include "preprocess/vertical_pass.hpp"
 
 namespace {
 

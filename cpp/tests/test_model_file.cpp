@@ -5,7 +5,7 @@
 #include "agp_edge/error.hpp"
 #include "agp_edge/manifest.hpp"
 #include "check.hpp"
-#include "model_file.hpp"
+#include "model/model_file.hpp"
 #include "models.hpp"
 
 using agp_edge::ModelError;

@@ -5,7 +5,7 @@
 #include "agp_edge/error.hpp"
 #include "check.hpp"
 #include "count_allocations.hpp"
-#include "cuda_driver.hpp"
+#include "cuda/cuda_driver.hpp"
 #include "cuda_pipeline.hpp"
 
 namespace {

@@ -8,7 +8,7 @@
 #include "agp_edge/error.hpp"
 #include "agp_edge/tensorrt_engine.hpp"
 #include "check.hpp"
-#include "cuda_driver.hpp"
+#include "cuda/cuda_driver.hpp"
 #include "cuda_pipeline.hpp"
 
 namespace {

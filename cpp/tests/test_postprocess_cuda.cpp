@@ -13,7 +13,7 @@
 #include "check.hpp"
 #include "cuda_rig.hpp"
 #include "fakes/fake_cuda.hpp"
-#include "postprocess_cuda.hpp"
+#include "postprocess/postprocess_cuda.hpp"
 
 namespace {
 

@@ -14,8 +14,8 @@
 #include "cuda_on_cpu/run_kernel.hpp"
 #include "cuda_rig.hpp"
 #include "fakes/fake_cuda.hpp"
-#include "preprocess_cuda.hpp"
-#include "preprocess_plan.hpp"
+#include "preprocess/preprocess_cuda.hpp"
+#include "preprocess/preprocess_plan.hpp"
 #include "preprocess_reference.hpp"
 
 namespace {

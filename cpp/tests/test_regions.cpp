@@ -9,7 +9,7 @@
 
 #include "check.hpp"
 #include "count_allocations.hpp"
-#include "regions.hpp"
+#include "postprocess/regions.hpp"
 
 namespace {
 

@@ -10,9 +10,9 @@
 #include "agp_edge/error.hpp"
 #include "agp_edge/tensorrt_engine.hpp"
 #include "check.hpp"
+#include "engine/tensorrt_modules.hpp"
 #include "fakes/fake_cuda.hpp"
 #include "models.hpp"
-#include "tensorrt_modules.hpp"
 
 namespace {
 

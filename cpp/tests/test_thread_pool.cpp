@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "thread_pool.hpp"
+#include "cpu/thread_pool.hpp"
 
 using agp_edge::ThreadPool;
 

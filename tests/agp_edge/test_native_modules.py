@@ -25,7 +25,7 @@ def is_compiled_in(module: NativeModule) -> bool:
 
 
 def test_the_list_is_that_of_the_cpp_library():
-    source = (ROOT / "cpp/src/tensorrt_modules.cpp").read_text()
+    source = (ROOT / "cpp/src/engine/tensorrt_modules.cpp").read_text()
     assert source.count('.so",\n') == len(MODULES)
     for module in MODULES:
         libraries = ", ".join(f'"{name}"' for name in module.libraries)

@@ -1,6 +1,6 @@
 // In place of cuda_image.cpp where there is no nvcc: the fake driver runs the kernels as C++ and
 // does not look at their machine code, so that every test of the GPU's path runs there too.
-#include "cuda_image.hpp"
+#include "cuda/cuda_image.hpp"
 
 namespace agp_edge::cuda {
 

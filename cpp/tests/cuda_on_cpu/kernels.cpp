@@ -2,8 +2,8 @@
 #include <iterator>
 #include <utility>
 
-#include "../../src/postprocess_cuda.cu"
-#include "../../src/preprocess_cuda.cu"
+#include "postprocess/postprocess_cuda.cu"
+#include "preprocess/preprocess_cuda.cu"
 #include "fibers.hpp"
 #include "run_kernel.hpp"
 

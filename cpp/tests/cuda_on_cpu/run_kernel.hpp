@@ -1,4 +1,4 @@
-// The kernels of cpp/src/*.cu, compiled as C++ and run on the CPU: for tests, and for the fake
+// The kernels of cpp/src/*/*_cuda.cu, compiled as C++ and run on the CPU: for tests, and for the fake
 // driver. Threads of a block are fibers that change at __syncthreads(); blocks run one after the
 // other.
 //

@@ -12,7 +12,7 @@
 #include "agp_edge/postprocess.hpp"
 #include "agp_edge/preprocess.hpp"
 #include "agp_edge/result.hpp"
-#include "simd.hpp"
+#include "cpu/simd.hpp"
 
 // Named on callgrind's command line.
 extern "C" __attribute__((noinline)) void agp_edge_measured(const std::function<void()>& work) {

@@ -1,0 +1,125 @@
+#include "pipeline/frame_graph.hpp"
+
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "agp_edge/error.hpp"
+#include "pipeline/frame_path.hpp"
+
+namespace agp_edge {
+namespace {
+
+// An engine that writes nothing must not repeat the last frame's verdict.
+constexpr std::uint32_t kQuietNan = 0x7FC00000;
+
+std::size_t tensor_bytes(const std::vector<TensorSpec>& tensors) {
+  return tensors.front().elements() * sizeof(float);
+}
+
+// The geometry as a frame without pixels.
+Frame outline_of(const FrameGeometry& geometry) {
+  Frame frame;
+  frame.height = geometry.height;
+  frame.width = geometry.width;
+  frame.row_pitch = geometry.row_pitch;
+  frame.format = geometry.format;
+  return frame;
+}
+
+}  // namespace
+
+bool FrameGeometry::operator==(const FrameGeometry& other) const noexcept {
+  return height == other.height && width == other.width && row_pitch == other.row_pitch &&
+         format == other.format && source == other.source;
+}
+
+FrameTensors::FrameTensors(const std::shared_ptr<const cuda::Context>& context,
+                           const Engine& engine)
+    : input(context, tensor_bytes(engine.inputs())),
+      output(context, tensor_bytes(engine.outputs())) {}
+
+FrameGraph::FrameGraph(std::shared_ptr<const cuda::Context> context, std::shared_ptr<Engine> engine,
+                       const FrameTensors& tensors, const FrameGeometry& geometry,
+                       const PreprocessRecipe& preprocess, const PostprocessRecipe& postprocess,
+                       cuda::OwnedStream& stream)
+    : context_(std::move(context)),
+      engine_(std::move(engine)),
+      tensors_(tensors),
+      geometry_(geometry),
+      recipe_(preprocess),
+      stream_(stream),
+      preprocess_(context_, preprocess, DType::kFloat32),
+      postprocess_(context_, postprocess),
+      block_(context_, postprocess_.most_result_bytes()),
+      bytes_(outline_of(geometry).bytes()) {
+  preprocess_.prepare(outline_of(geometry), stream_.get());
+  if (geometry_.source == FrameSource::kStaged) staging_.emplace(context_, bytes_);
+  if (!read_in_place()) uploaded_.emplace(context_, bytes_);
+}
+
+// On an integrated GPU pinned memory is the GPU's own.
+bool FrameGraph::read_in_place() const noexcept {
+  return geometry_.source == FrameSource::kDevice || context_->device().integrated;
+}
+
+void FrameGraph::prepare(const Frame& frame, const Decision& decision) {
+  if (postprocess_.prepare(view_of(frame, recipe_), decision, stream_.get())) graph_.reset();
+  if (geometry_.source == FrameSource::kStaged) {
+    auto* const to = static_cast<std::uint8_t*>(staging_->data());
+    for (int y = 0; y < frame.rows(); ++y) {
+      const auto row = static_cast<std::size_t>(y);
+      std::memcpy(to + row * geometry_.row_pitch, frame.data + row * frame.row_pitch,
+                  geometry_.row_pitch);
+    }
+    source_ = to;
+  } else {
+    source_ = frame.data;
+  }
+  read_ = uploaded_ ? uploaded_->address()
+          : geometry_.source == FrameSource::kDevice
+              ? static_cast<cuda::Address>(reinterpret_cast<std::uintptr_t>(source_))
+              : cuda::device_address(*context_, source_);
+}
+
+void FrameGraph::enqueue() {
+  if (!graph_) {
+    put_in_order();
+    return;
+  }
+  if (uploaded_) {
+    if (source_ != graph_source_) graph_->set_first(uploaded_->address(), source_, bytes_);
+  } else if (read_ != graph_read_) {
+    graph_->set_first(preprocess_.launch(read_, tensors_.input.address()));
+  }
+  graph_source_ = source_;
+  graph_read_ = read_;
+  graph_->launch(stream_.get());
+}
+
+void FrameGraph::put_in_order() {
+  if (uploaded_) stream_.upload(uploaded_->address(), source_, bytes_);
+  preprocess_.enqueue(stream_.get(), read_, tensors_.input.address());
+  run_engine();
+  postprocess_.enqueue(stream_.get(), tensors_.output.address());
+  stream_.download(block_.data(), postprocess_.result(), postprocess_.result_bytes());
+}
+
+void FrameGraph::run_engine() {
+  stream_.fill(tensors_.output, kQuietNan);
+  const void* const in[] = {tensors_.input.pointer()};
+  void* const out[] = {tensors_.output.pointer()};
+  engine_->enqueue(stream_.get(), in, out);
+}
+
+void FrameGraph::record() {
+  const cuda::Graph engine_only(context_, stream_.get(), [this] { run_engine(); });
+  if (engine_only.nodes() < 2) {  // nothing beside the filling of its output
+    throw DeviceError("it puts nothing into the stream that it is given");
+  }
+  graph_.emplace(context_, stream_.get(), [this] { put_in_order(); });
+  graph_source_ = source_;
+  graph_read_ = read_;
+}
+
+}  // namespace agp_edge
