@@ -35,7 +35,7 @@ def find_gpus() -> tuple[Gpu, ...]:
     Raises:
         DeviceError: no driver, a driver that does not start, or no device.
     """
-    file = os.environ.get("AGP_EDGE_CUDA_DRIVER") or "libcuda.so.1"  # as cpp/src/cuda/cuda_driver.cpp
+    file = os.environ.get("AGP_EDGE_CUDA_DRIVER") or "libcuda.so.1"  # as cuda_driver.cpp
     try:
         driver = ctypes.CDLL(file)
     except OSError as error:

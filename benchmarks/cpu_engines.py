@@ -79,7 +79,7 @@ def onnx_runtime(model: str, tensor: NDArray[np.float32], **changes: Any) -> Cal
 def open_vino(
     model: str, tensor: NDArray[np.float32], *, new_request: bool = False, **changes: Any
 ) -> Callable[[], Any]:
-    """One run of the network; `changes` against the settings of cpp/src/engine/openvino_engine.cpp."""
+    """One run of the network; `changes` against the settings of openvino_engine.cpp."""
     core = openvino.Core()
     settings = {
         "NUM_STREAMS": "1",

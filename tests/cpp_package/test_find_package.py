@@ -216,7 +216,8 @@ def test_c_library_exports_what_header_and_list_say(prefix: Path) -> None:
     library = prefix / f"lib/libagp_edge_c.so.{SOVERSION}"
     symbols = [line.split()[-1] for line in run("nm", "-D", "--defined-only", library).splitlines()]
     exported = {name.partition("@")[0] for name in symbols if not name.startswith("AGP_EDGE_")}
-    listed = re.findall(r"^ +(agp_edge_\w+);", (ROOT / "cpp/src/c_api/agp_edge_c.map").read_text(), re.M)
+    symbols_map = (ROOT / "cpp/src/c_api/agp_edge_c.map").read_text()
+    listed = re.findall(r"^ +(agp_edge_\w+);", symbols_map, re.M)
     header = (ROOT / "cpp/include/agp_edge.h").read_text()
     declared = re.findall(r"^AGP_EDGE_API [^;(]*?(agp_edge_\w+)\(", header, re.M)
     assert exported == set(listed) == set(declared)

@@ -2,9 +2,9 @@
 #include <iterator>
 #include <utility>
 
+#include "fibers.hpp"
 #include "postprocess/postprocess_cuda.cu"
 #include "preprocess/preprocess_cuda.cu"
-#include "fibers.hpp"
 #include "run_kernel.hpp"
 
 namespace cuda_on_cpu {

@@ -1,6 +1,6 @@
-// The kernels of cpp/src/*/*_cuda.cu, compiled as C++ and run on the CPU: for tests, and for the fake
-// driver. Threads of a block are fibers that change at __syncthreads(); blocks run one after the
-// other.
+// The kernels of cpp/src/*/*_cuda.cu, compiled as C++ and run on the CPU: for tests, and for the
+// fake driver. Threads of a block are fibers that change at __syncthreads(); blocks run one after
+// the other.
 //
 // Threads  calls take turns.
 // Blocks   run() returns when every block is done.

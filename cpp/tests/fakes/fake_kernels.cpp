@@ -1,4 +1,5 @@
-// The kernels of cpp/src/*/*_cuda.cu, compiled as C++, behind the fake driver's modules and launches.
+// The kernels of cpp/src/*/*_cuda.cu, compiled as C++, behind the fake driver's modules and
+// launches.
 #include "fake_kernels.hpp"
 
 #include <cstdlib>
