@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-import operator
 import os
 import weakref
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, wait
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agp_edge.detector_options import (
+    as_pixels,
+    checked_cpus,
+    checked_roi,
+    native_settings,
+    output_bits,
+)
 from agp_edge.engines import open_engine
 from agp_edge.errors import Error, FrameError
 from agp_edge.manifest import read_manifest_text
@@ -22,20 +27,13 @@ from agp_edge.self_test import check_self_test, self_test_frame
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import SupportsIndex
 
     from numpy.typing import NDArray
 
     from agp_edge import _core
-    from agp_edge.site_document import Site
-
-    # Also whatever has `__dlpack__` or `__cuda_array_interface__`.
-    FrameLike = NDArray[np.uint8] | NDArray[np.uint16] | Any
+    from agp_edge.detector_options import FrameLike
 
 __all__ = ["Detector"]
-
-# The bits of agp_edge::Outputs.
-OUTPUT_BITS = {"map": 1, "mask": 2, "regions": 4}
 
 
 class Detector:
@@ -121,8 +119,8 @@ class Detector:
 
         self._native: _core.Detector | None = None
         self._source = os.fspath(path)
-        bits = _output_bits(outputs)
-        roi = None if roi is None else _checked_roi(roi)
+        bits = output_bits(outputs)
+        roi = None if roi is None else checked_roi(roi)
         if threads < 0:
             raise Error(f"threads is {threads}: expected 0 (chosen) or more")
         # first of all: a file that is not the one that was approved is read by nobody
@@ -130,7 +128,7 @@ class Detector:
         if verify is not None:
             check_signature(self._site, verify, self._source)
         text, self._manifest = read_manifest_text(self._source, content)
-        cpus = _checked_cpus(cpu)
+        cpus = checked_cpus(cpu)
         native_engine = open_engine(
             self._source,
             device=device,
@@ -156,7 +154,7 @@ class Detector:
             priority=priority,
             wait=wait,
             geometries=geometries,
-            **_settings(self._site, threshold=threshold, roi=roi, min_area=min_area),
+            **native_settings(self._site, threshold=threshold, roi=roi, min_area=min_area),
         )
         # Also when the interpreter ends: none of its threads may ask for the GIL after that.
         self._finalizer = weakref.finalize(self, self._native.close, drain=False)
@@ -185,7 +183,7 @@ class Detector:
             Error: the detector is closed.
         """
         detector = self._open()
-        return self._result(detector.score(_as_pixels(frame), format), detector)
+        return self._result(detector.score(as_pixels(frame), format), detector)
 
     def submit(
         self,
@@ -217,7 +215,7 @@ class Detector:
             Error: the detector is closed, or was opened before a fork.
         """
         detector = self._open()
-        pixels = _as_pixels(frame)
+        pixels = as_pixels(frame)
         if copy:
             if not isinstance(pixels, np.ndarray):
                 raise FrameError(
@@ -428,80 +426,6 @@ class Detector:
         check_self_test(self._manifest, native.score(frame).score, self._source)
 
 
-def _settings(
-    site: Site | None,
-    *,
-    threshold: float | None,
-    roi: tuple[int, int, int, int] | None,
-    min_area: int | None,
-) -> dict[str, Any]:
-    """The native detector's options: what the caller gave, else what the site file says."""
-    if site is None:
-        return {"threshold": threshold, "roi": roi, "min_area": min_area or 0}
-    tail = site.calibration_tail
-    mask_threshold = None
-    if threshold is None:  # a given one counts for the mask as well
-        threshold = site.threshold
-        mask_threshold = site.mask_threshold
-    return {
-        "threshold": threshold,
-        "mask_threshold": mask_threshold,
-        "roi": roi if roi is not None or not site.rois else site.rois[0],
-        "min_area": (site.min_area or 0) if min_area is None else min_area,
-        "ignored": site.dont_care,
-        "calibration_tail": None if tail is None or roi is not None else (tail.n, tail.scores),
-    }
-
-
-def _output_bits(outputs: Iterable[str]) -> int:
-    names = {outputs} if isinstance(outputs, str) else set(outputs)
-    unknown = sorted(names - set(OUTPUT_BITS))
-    if unknown:
-        raise Error(f"unknown outputs {unknown}: expected some of {list(OUTPUT_BITS)}")
-    return sum(OUTPUT_BITS[name] for name in names)
-
-
 def _of_batch(error: Error, index: int) -> Error:
     """The error with its frame's place in the batch."""
     return type(error)(f"frame {index} of the batch: {error}")
-
-
-def _as_pixels(frame: object) -> FrameLike:
-    """A NumPy array, or what C++ asks for its address: DLPack, CUDA's array interface."""
-    if isinstance(frame, np.ndarray):
-        return frame
-    if hasattr(frame, "__dlpack__") or hasattr(frame, "__cuda_array_interface__"):
-        return frame
-    with suppress(TypeError):
-        return np.asarray(memoryview(frame))  # type: ignore[arg-type]  # asks the buffer protocol
-    raise FrameError(
-        f"the frame is a {type(frame).__module__}.{type(frame).__qualname__}, expected a NumPy "
-        "array, uint8 (H, W, 3) BGR or (H, W) mono: convert it with np.asarray(frame) and name "
-        "its format (PIL images are 'rgb8')"
-    )
-
-
-def _checked_roi(roi: Iterable[SupportsIndex]) -> tuple[int, int, int, int]:
-    try:
-        x, y, width, height = map(operator.index, roi)
-    except (TypeError, ValueError):
-        raise FrameError(
-            f"the region of interest is {roi!r}: expected four integers, x, y, width, height, in "
-            "frame pixels"
-        ) from None
-    return x, y, width, height
-
-
-def _checked_cpus(cpu: int | Iterable[int] | None) -> list[int]:
-    if cpu is None:
-        return []
-    try:
-        if isinstance(cpu, Iterable):
-            cpus = [operator.index(each) for each in cpu]
-        else:
-            cpus = [operator.index(cpu)]
-    except TypeError:
-        cpus = []
-    if not cpus:
-        raise Error(f"cpu is {cpu!r}: expected the number of a CPU, or several: cpu=[2, 3]")
-    return cpus
