@@ -35,7 +35,9 @@ from numpy.typing import NDArray
 from provenance import write_result
 
 import agp_edge
+from agp_edge import Error
 from agp_edge.bench.against import open_ways, side_by_side
+from agp_edge.bench.against.anomalib import open_anomalib
 from agp_edge.bench.against.way import Way
 from agp_edge.bench.frames import synthetic_frames
 from agp_edge.bench.text import number
@@ -63,7 +65,12 @@ def beside(model: Path, peers: Sequence[Path], seconds: float, threads: int) -> 
         engine: agp_edge.Detector(model, engine=engine, threads=threads) for engine in ENGINES
     }
     manifest = agp_edge.read_manifest(model)
-    ways, left_out = open_ways(model, manifest, ["all"], models=peers, threads=threads)
+    ways, left_out = open_ways(model, manifest, ["all"], threads=threads)
+    for path in peers:
+        try:
+            ways.append(open_anomalib(path, threads=threads))
+        except Error as error:  # some exports cannot be run: part of the answer
+            left_out.append(f"{path.parents[2].name}, {path.parent.name}: {error}")
     ours = Way(name="agp_edge, OpenVINO", score=scorer(detectors["openvino"]), same_graph=True)
     return {
         "left_out": left_out,
@@ -211,6 +218,7 @@ def summary(results: dict[str, Any]) -> list[str]:
         for width, height in SIZES:
             title = f"From {width} x {height} BGR frames to the score, {threads} threads each"
             lines += table(title, results["beside"][f"{width}x{height}"])
+        lines += [f"- left out: {sentence}" for sentence in results["beside"]["left_out"]] + [""]
     for engine, found in results.get("overhead", {}).items():
         lines += table(f"{engine} alone, and Detector.score from 1920 x 1080, 1 thread", found)
     if "int8" in results:

@@ -75,7 +75,12 @@ def _openvino(deploy: Any, file: Path, name: str, threads: int) -> Way:
             )
         finally:
             os.chdir(before)
-    height, width = _input_size(inferencer.model)
+    batch, height, width = _input_size(inferencer.model)
+    if batch > 1:
+        raise Error(
+            f"'{file.name}' of {name} was exported for batches of {batch} images, one is expected: "
+            "export it again"
+        )
 
     def score(frame: NDArray[Any]) -> float:
         # the exported graph may have a fixed input size, and the inferencer does not resize
@@ -87,11 +92,11 @@ def _openvino(deploy: Any, file: Path, name: str, threads: int) -> Way:
     return Way(name=f"anomalib {name}, OpenVINO", score=score, same_graph=False)
 
 
-def _input_size(model: Any) -> tuple[int, int]:
-    """Height and width of the graph's input; 0 where it takes any."""
+def _input_size(model: Any) -> tuple[int, int, int]:
+    """Batch, height and width of the graph's input; 0 where it takes any."""
     shape = model.input(0).partial_shape
-    sides = [0 if shape[axis].is_dynamic else shape[axis].get_length() for axis in (2, 3)]
-    return sides[0], sides[1]
+    sides = [0 if shape[axis].is_dynamic else shape[axis].get_length() for axis in (0, 2, 3)]
+    return sides[0], sides[1], sides[2]
 
 
 def _rgb(frame: NDArray[Any]) -> NDArray[Any]:
