@@ -1,4 +1,4 @@
-"""Latency beside accuracy: what a larger input, another backbone or the head costs and brings.
+"""Latency beside accuracy: what a larger input, another backbone or decoder costs and brings.
 
 Trains a model per preset on the good solar cells (PyPI's elpv-dataset), judges it on the others and
 times `Detector.score` from 1920 x 1080 frames on one thread, all presets in turn on each frame.
@@ -38,11 +38,11 @@ from agp_edge.trainer.export import onnx_from_checkpoint
 from agp_edge.trainer.train import train
 
 PRESETS = {
-    "default: lite0, 256": ModelConfig(),
+    "default: lite0, 256, memory": ModelConfig(),
     "192": ModelConfig(height=192, width=192),
     "320": ModelConfig(height=320, width=320),
     "no fine memory": ModelConfig(fine_memory=0),
-    "the paper's decoder": ModelConfig(decoder="transformer", fine_memory=0),
+    "decoder transformer": ModelConfig(decoder="transformer"),
     "lite2": ModelConfig(backbone="tf_efficientnet_lite2"),
 }
 ENGINES = ("onnxruntime", "openvino")

@@ -6,7 +6,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from agp_edge.bench.against.anomalib import open_anomalib
-from agp_edge.bench.against.plain import onnxruntime_opencv, onnxruntime_scipy, openvino_opencv
+from agp_edge.bench.against.plain import (
+    onnxruntime_opencv,
+    onnxruntime_scipy,
+    openvino_opencv,
+    openvino_opencv_fp32,
+)
 from agp_edge.engines import is_plan
 from agp_edge.errors import DependencyError, Error
 
@@ -19,7 +24,7 @@ __all__ = ["NAMES", "open_ways"]
 
 PLAIN = {
     "onnxruntime": (onnxruntime_opencv, onnxruntime_scipy),
-    "openvino": (openvino_opencv,),
+    "openvino": (openvino_opencv, openvino_opencv_fp32),
 }
 NAMES = ("all", *PLAIN, "trtexec", "anomalib")
 
