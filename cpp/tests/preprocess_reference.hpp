@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -183,6 +184,26 @@ inline std::vector<double> preprocessed(const Frame& frame, const PreprocessReci
       }
     }
   }
+  return out;
+}
+
+// ImageNet's mean and deviation.
+inline PreprocessRecipe recipe_of(int height, int width, ResizeRule rule = ResizeRule::kAntialias) {
+  PreprocessRecipe recipe;
+  recipe.height = height;
+  recipe.width = width;
+  recipe.mean = {{123.675F, 116.28F, 103.53F}};
+  recipe.stddev = {{58.395F, 57.12F, 57.375F}};
+  recipe.resize = rule;
+  return recipe;
+}
+
+// The CPU stage's answer; what it does not write stays NaN.
+inline std::vector<float> run_on_cpu(const Frame& frame, const PreprocessRecipe& recipe,
+                                     int threads = 1) {
+  const std::size_t size = 3 * static_cast<std::size_t>(recipe.height) * recipe.width;
+  std::vector<float> out(size, std::numeric_limits<float>::quiet_NaN());
+  agp_edge::Preprocessor(recipe, threads).run(frame, out.data());
   return out;
 }
 

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,23 +26,8 @@ using agp_edge::ResizeRule;
 using reference::Image;
 using reference::kTolerance;
 using reference::largest_difference;
-
-PreprocessRecipe recipe_of(int height, int width, ResizeRule rule = ResizeRule::kAntialias) {
-  PreprocessRecipe recipe;
-  recipe.height = height;
-  recipe.width = width;
-  recipe.mean = {{123.675F, 116.28F, 103.53F}};
-  recipe.stddev = {{58.395F, 57.12F, 57.375F}};
-  recipe.resize = rule;
-  return recipe;
-}
-
-std::vector<float> run(const Frame& frame, const PreprocessRecipe& recipe, int threads = 1) {
-  const std::size_t size = 3 * static_cast<std::size_t>(recipe.height) * recipe.width;
-  std::vector<float> out(size, std::numeric_limits<float>::quiet_NaN());
-  Preprocessor(recipe, threads).run(frame, out.data());
-  return out;
-}
+using reference::recipe_of;
+using reference::run_on_cpu;
 
 bool is_bayer(PixelFormat format) {
   const PixelLayout layout = agp_edge::layout_of(format);
@@ -70,7 +54,7 @@ TEST(every_format_equals_its_definition) {
           const Image image(h, w, format, seed % 3 == 0 ? 0 : 6, seed);
           PreprocessRecipe recipe = recipe_of(height, width, rule);
           recipe.channels = seed % 2 == 0 ? ChannelOrder::kRgb : ChannelOrder::kBgr;
-          CHECK_NEAR(largest_difference(run(image.frame, recipe),
+          CHECK_NEAR(largest_difference(run_on_cpu(image.frame, recipe),
                                         reference::preprocessed(image.frame, recipe)),
                      0, kTolerance);
           ++seed;
@@ -87,7 +71,7 @@ TEST(regions_at_odd_places_keep_the_pattern) {
                             Rect{45, 59, 1, 1}, Rect{0, 0, 1, 1}, Rect{44, 3, 2, 57}}) {
       PreprocessRecipe recipe = recipe_of(16, 16);
       recipe.roi = roi;
-      CHECK_NEAR(largest_difference(run(image.frame, recipe),
+      CHECK_NEAR(largest_difference(run_on_cpu(image.frame, recipe),
                                     reference::preprocessed(image.frame, recipe)),
                  0, kTolerance);
     }
@@ -109,7 +93,7 @@ TEST(white_is_white_in_every_format) {
     PreprocessRecipe recipe = recipe_of(16, 16);
     recipe.mean = {{0, 0, 0}};
     recipe.stddev = {{1, 1, 1}};
-    for (float value : run(image.frame, recipe)) CHECK_NEAR(value, 255, 1e-4);
+    for (float value : run_on_cpu(image.frame, recipe)) CHECK_NEAR(value, 255, 1e-4);
   }
 }
 
@@ -117,8 +101,8 @@ TEST(threads_change_no_bit) {
   for (PixelFormat format : reference::kAllFormats) {
     const Image image(302, 516, format, 2, 3);
     const PreprocessRecipe recipe = recipe_of(96, 128);
-    const std::vector<float> one = run(image.frame, recipe, 1);
-    for (int threads : {0, 2, 3}) CHECK(run(image.frame, recipe, threads) == one);
+    const std::vector<float> one = run_on_cpu(image.frame, recipe, 1);
+    for (int threads : {0, 2, 3}) CHECK(run_on_cpu(image.frame, recipe, threads) == one);
   }
 }
 
@@ -130,7 +114,7 @@ TEST(one_object_serves_changing_formats_and_allocates_only_then) {
     for (PixelFormat format : reference::kAllFormats) {
       const Image image(64, 82, format, 0, 11);
       stage.run(image.frame, out.data());
-      CHECK(out == run(image.frame, recipe));
+      CHECK(out == run_on_cpu(image.frame, recipe));
       const long before = allocation_count.load();
       for (int i = 0; i < 3; ++i) stage.run(image.frame, out.data());
       CHECK(allocation_count.load() == before);
@@ -143,23 +127,23 @@ TEST(impossible_geometries_are_refused) {
   const Image mono(20, 30, PixelFormat::kMono12, 0, 5);
   Frame bad = mono.frame;
   bad.row_pitch = 59;
-  CHECK_THROWS(run(bad, recipe), FrameError, "at least 60 for 30 pixels of mono12");
+  CHECK_THROWS(run_on_cpu(bad, recipe), FrameError, "at least 60 for 30 pixels of mono12");
   bad.row_pitch = 61;
-  CHECK_THROWS(run(bad, recipe), FrameError, "expected an even number");
+  CHECK_THROWS(run_on_cpu(bad, recipe), FrameError, "expected an even number");
   bad = mono.frame;
   ++bad.data;
   bad.height = 19;
-  CHECK_THROWS(run(bad, recipe), FrameError, "odd address");
+  CHECK_THROWS(run_on_cpu(bad, recipe), FrameError, "odd address");
 
   const std::vector<std::uint8_t> bytes(1000);
   for (const auto& [height, width] : {std::pair{1, 20}, {20, 1}}) {
     bad = Frame{bytes.data(), height, width, static_cast<std::size_t>(width),
                 PixelFormat::kBayerGbrg8};
-    CHECK_THROWS(run(bad, recipe), FrameError, "at least 2 x 2");
+    CHECK_THROWS(run_on_cpu(bad, recipe), FrameError, "at least 2 x 2");
   }
   for (const auto& [height, width] : {std::pair{11, 20}, {20, 11}}) {
     bad = Frame{bytes.data(), height, width, static_cast<std::size_t>(width), PixelFormat::kNv12};
-    CHECK_THROWS(run(bad, recipe), FrameError, "expected even sides");
+    CHECK_THROWS(run_on_cpu(bad, recipe), FrameError, "expected even sides");
   }
 }
 

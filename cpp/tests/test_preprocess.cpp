@@ -30,23 +30,8 @@ using agp_edge::ResizeRule;
 using reference::Image;
 using reference::kTolerance;
 using reference::largest_difference;
-
-PreprocessRecipe recipe_of(int height, int width, ResizeRule rule = ResizeRule::kAntialias) {
-  PreprocessRecipe recipe;
-  recipe.height = height;
-  recipe.width = width;
-  recipe.mean = {{123.675F, 116.28F, 103.53F}};
-  recipe.stddev = {{58.395F, 57.12F, 57.375F}};
-  recipe.resize = rule;
-  return recipe;
-}
-
-std::vector<float> run(const Frame& frame, const PreprocessRecipe& recipe, int threads = 1) {
-  const std::size_t size = 3 * static_cast<std::size_t>(recipe.height) * recipe.width;
-  std::vector<float> out(size, std::numeric_limits<float>::quiet_NaN());
-  Preprocessor(recipe, threads).run(frame, out.data());
-  return out;
-}
+using reference::recipe_of;
+using reference::run_on_cpu;
 
 constexpr PixelFormat kFormats[] = {PixelFormat::kBgr8, PixelFormat::kRgb8, PixelFormat::kMono8};
 constexpr ResizeRule kRules[] = {ResizeRule::kAntialias, ResizeRule::kArea};
@@ -69,7 +54,7 @@ TEST(equals_the_definition) {
           const Image image(frame_height, frame_width, format, seed % 3 == 0 ? 0 : 5, seed);
           PreprocessRecipe recipe = recipe_of(height, width, rule);
           recipe.channels = seed % 2 == 0 ? ChannelOrder::kRgb : ChannelOrder::kBgr;
-          CHECK_NEAR(largest_difference(run(image.frame, recipe),
+          CHECK_NEAR(largest_difference(run_on_cpu(image.frame, recipe),
                                         reference::preprocessed(image.frame, recipe)),
                      0, kTolerance);
           ++seed;
@@ -91,10 +76,10 @@ TEST(region_of_interest_equals_the_cropped_frame) {
                    static_cast<std::size_t>(roi.x) * agp_edge::bytes_per_pixel(format);
       crop.height = roi.height;
       crop.width = roi.width;
-      const std::vector<float> result = run(image.frame, recipe);
+      const std::vector<float> result = run_on_cpu(image.frame, recipe);
       CHECK_NEAR(largest_difference(result, reference::preprocessed(image.frame, recipe)), 0,
                  kTolerance);
-      CHECK(result == run(crop, recipe_of(32, 32)));
+      CHECK(result == run_on_cpu(crop, recipe_of(32, 32)));
     }
   }
 }
@@ -105,7 +90,7 @@ TEST(a_flat_frame_gives_the_normalised_value_everywhere) {
     std::fill(image.bytes.begin(), image.bytes.end(), std::uint8_t{200});
     for (const auto& [height, width] : kInputSides) {
       const PreprocessRecipe recipe = recipe_of(height, width);
-      const std::vector<float> out = run(image.frame, recipe);
+      const std::vector<float> out = run_on_cpu(image.frame, recipe);
       const std::size_t plane = static_cast<std::size_t>(height) * width;
       for (std::size_t i = 0; i < out.size(); ++i) {
         const std::size_t c = i / plane;
@@ -120,8 +105,8 @@ TEST(threads_change_no_bit) {
     for (ResizeRule rule : kRules) {
       const Image image(301, 517, format, 1, 3);
       const PreprocessRecipe recipe = recipe_of(96, 128, rule);
-      const std::vector<float> one = run(image.frame, recipe, 1);
-      for (int threads : {0, 2, 4}) CHECK(run(image.frame, recipe, threads) == one);
+      const std::vector<float> one = run_on_cpu(image.frame, recipe, 1);
+      for (int threads : {0, 2, 4}) CHECK(run_on_cpu(image.frame, recipe, threads) == one);
     }
   }
 }
@@ -135,7 +120,7 @@ TEST(one_object_serves_changing_geometries) {
       for (const auto& [height, width] : kFrameSides) {
         const Image image(height, width, format, 0, 11);
         stage.run(image.frame, out.data());
-        CHECK(out == run(image.frame, recipe));
+        CHECK(out == run_on_cpu(image.frame, recipe));
       }
     }
   }
@@ -181,7 +166,7 @@ TEST(bad_frames_are_refused_and_the_object_lives_on) {
   CHECK_THROWS(stage.run(bad, out.data()), FrameError,
                "row pitch is 89 bytes; expected at least 90");
   stage.run(image.frame, out.data());
-  CHECK(out == run(image.frame, recipe));
+  CHECK(out == run_on_cpu(image.frame, recipe));
 }
 
 TEST(regions_of_interest_outside_the_frame_are_refused) {
@@ -192,7 +177,8 @@ TEST(regions_of_interest_outside_the_frame_are_refused) {
         Rect{0, 0, 31, 20}, Rect{kHuge, kHuge, kHuge, kHuge}}) {
     PreprocessRecipe recipe = recipe_of(16, 16);
     recipe.roi = roi;
-    CHECK_THROWS(run(image.frame, recipe), FrameError, "does not lie inside the frame of 30 x 20");
+    CHECK_THROWS(run_on_cpu(image.frame, recipe), FrameError,
+                 "does not lie inside the frame of 30 x 20");
   }
   PreprocessRecipe recipe = recipe_of(16, 16);
   recipe.roi = Rect{3, 3, 0, 4};

@@ -36,16 +36,8 @@ using agp_edge::ResizeRule;
 using reference::Image;
 using reference::kTolerance;
 using reference::largest_difference;
-
-PreprocessRecipe recipe_of(int height, int width, ResizeRule rule = ResizeRule::kAntialias) {
-  PreprocessRecipe recipe;
-  recipe.height = height;
-  recipe.width = width;
-  recipe.mean = {{123.675F, 116.28F, 103.53F}};
-  recipe.stddev = {{58.395F, 57.12F, 57.375F}};
-  recipe.resize = rule;
-  return recipe;
-}
+using reference::recipe_of;
+using reference::run_on_cpu;
 
 template <typename Out>
 std::vector<Out> run_plan(const Frame& frame, const PreprocessPlan& plan, std::size_t size) {
@@ -69,12 +61,6 @@ std::vector<Out> run_plan(const Frame& frame, const PreprocessPlan& plan, std::s
 std::vector<float> run(const Frame& frame, const PreprocessRecipe& recipe, int processors = 1) {
   return run_plan<float>(frame, PreprocessPlan(recipe, frame, DType::kFloat32, processors),
                          3 * static_cast<std::size_t>(recipe.height) * recipe.width);
-}
-
-std::vector<float> run_on_cpu(const Frame& frame, const PreprocessRecipe& recipe) {
-  std::vector<float> out(3 * static_cast<std::size_t>(recipe.height) * recipe.width);
-  Preprocessor(recipe, 1).run(frame, out.data());
-  return out;
 }
 
 double difference(const std::vector<float>& a, const std::vector<float>& b) {
