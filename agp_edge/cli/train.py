@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agp_edge.errors import Error
+
 __all__ = ["HELP", "add_arguments", "run"]
 
 HELP = "train a model on good images"
@@ -69,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the backbone: stages of a CNN, blocks of a ViT",
     )
     parser.add_argument(
+        "--decoder",
+        choices=("memory", "transformer", "mlp"),
+        help="what rebuilds good tokens: memory (default) is fitted in one pass; transformer, the "
+        "paper's, and mlp are trained under perturbation",
+    )
+    parser.add_argument(
         "--epochs",
         type=int,
         metavar="N",
@@ -94,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--perturbation",
         choices=("attention", "uniform", "none"),
-        help="where training features are disturbed",
+        help="where the features are disturbed under which a decoder is trained",
     )
     parser.add_argument(
         "--image-noise",
@@ -147,6 +155,12 @@ def run(args: argparse.Namespace) -> int:
     if state is not None:  # what is not given again stays as the run was started
         identity = state.identity
         model, training, weights = identity.model, identity.train, identity.weights
+    model = replace(
+        model,
+        **_given(backbone=args.backbone, layers=args.layers, decoder=args.decoder),
+    )
+    if model.decoder == "memory":
+        _refuse_training_options(args)
     dataset = open_setup(args.setup or training.setup, args.data)
     size = None
     if args.size == "auto" or (args.size is None and args.budget_ms is not None):
@@ -155,10 +169,7 @@ def run(args: argparse.Namespace) -> int:
     result = train(
         dataset,
         args.output,
-        replace(
-            model,
-            **_given(backbone=args.backbone, height=height, width=width, layers=args.layers),
-        ),
+        replace(model, **_given(height=height, width=width)),
         replace(
             training,
             **_given(
@@ -205,6 +216,17 @@ def run(args: argparse.Namespace) -> int:
         print(f"good images that lie far from the others: {result.folder / 'suspects.html'}")
     print(f"wrote {result.folder}; next: agp-edge export {result.folder} -o model.onnx")
     return 0
+
+
+def _refuse_training_options(args: argparse.Namespace) -> None:
+    """Options that the memory would not look at are mistakes, not silence."""
+    for name in ("epochs", "learning_rate", "perturbation", "image_noise", "precision"):
+        if getattr(args, name) is not None:
+            option = "--" + name.replace("_", "-")
+            raise Error(
+                f"{option} was given, and the decoder 'memory' is fitted in one pass, without "
+                f"epochs or noise: leave {option} out, or add --decoder transformer"
+            )
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def arguments(images, tmp_path):
 
 
 def test_train_resume_and_export(arguments, tmp_path, capfd):
-    assert main([*arguments, *SMALL, "--epochs", "1", "--seed", "3"]) == 0
+    assert main([*arguments, *SMALL, "--seed", "3"]) == 0
     out, err = capfd.readouterr()
     assert "trained, held-out error" in out
     assert "next: agp-edge export" in out
@@ -47,6 +47,20 @@ def test_train_resume_and_export(arguments, tmp_path, capfd):
     assert manifest["training"] == {"epoch": 0, "epochs": 1, "input_size": "as given"}
 
 
+def test_the_paper_s_decoder(arguments, tmp_path, capfd):
+    options = ["--decoder", "transformer", "--epochs", "2", "--perturbation", "uniform"]
+    assert main([*arguments, *SMALL, *options]) == 0
+    out, _ = capfd.readouterr()
+    assert out.startswith("2 epochs, best ")
+    document = json.loads((tmp_path / "run" / "checkpoint.json").read_text())
+    assert document["model"]["decoder"] == "transformer"
+    assert document["train"]["perturbation"] == "uniform"
+    assert main([*arguments, "--resume"]) == 0
+    assert main([*arguments, "--resume", "--decoder", "mlp"]) == 1
+    assert "decoder = 'transformer', now it is 'mlp'" in capfd.readouterr().err
+    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "model.onnx")]) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -54,7 +68,12 @@ def test_train_resume_and_export(arguments, tmp_path, capfd):
         (["--backbone", "test_efficientnet", "--weights", "gone.pth"], "gone.pth"),
         ([*SMALL, "--size", "60"], "60x60 does not fit"),
         ([*SMALL, "--layers", "7"], "layers 0 to"),
-        ([*SMALL, "--epochs", "0"], "epochs is 0"),
+        ([*SMALL, "--decoder", "transformer", "--epochs", "0"], "epochs is 0"),
+        ([*SMALL, "--epochs", "5"], "leave --epochs out, or add --decoder transformer"),
+        ([*SMALL, "--learning-rate", "1"], "leave --learning-rate out"),
+        ([*SMALL, "--perturbation", "none"], "leave --perturbation out"),
+        ([*SMALL, "--image-noise"], "leave --image-noise out"),
+        ([*SMALL, "--precision", "bf16"], "leave --precision out"),
         ([*SMALL, "--device", "warp"], "device 'warp'"),
         ([*SMALL, "--hold-out", "1.5"], "hold_out is 1.5"),
     ],
