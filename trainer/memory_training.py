@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from agp_edge.dataset import Sample
     from agp_edge.trainer.data import ImageReader
     from agp_edge.trainer.features import Features
-    from agp_edge.trainer.memory import Memory
+    from agp_edge.trainer.memory import FineMemory, Memory
     from agp_edge.trainer.model import AgpNet
 
-__all__ = ["add_fine_memory", "fit_fine_memory", "fit_memory"]
+__all__ = ["add_fine_memory", "fit_fine_memory", "fit_fine_tokens", "fit_memory"]
 
 _TOKENS = 65_536  # that k-means sees
 _IMAGES = 1024  # that the fine memory sees at most
@@ -128,12 +128,49 @@ def fit_fine_memory(
         layers = model.backbone(images.to(device))
         kept.append(fine.tokens(layers).to("cpu", torch.float16))
         coarse.append(model.reconstruction_map(layers).cpu())
+    fit_fine_tokens(
+        fine,
+        kept,
+        coarse,
+        weight=weight,
+        shrinkage=shrinkage,
+        random=random,
+        seed=seed,
+        progress=progress,
+    )
+
+
+@torch.no_grad()
+def fit_fine_tokens(
+    fine: FineMemory,
+    kept: Sequence[Tensor],
+    coarse: Sequence[Tensor],
+    *,
+    weight: float,
+    shrinkage: float,
+    random: np.random.Generator,
+    seed: int,
+    progress: bool = True,
+) -> None:
+    """Fits the fine memory to fused tokens that were read already.
+
+    Args:
+        fine: on its device.
+        kept: fused tokens (B, N, C) of good images, in batches.
+        coarse: distance maps (B, 1, *, *) of the same images.
+        weight: of the branch, see `FineMemory.calibrate`.
+        shrinkage: of the whitening.
+        random: of the choice of tokens.
+        seed: of k-means.
+        progress: whether to show a bar.
+    """
+    device = fine.gain.device
 
     def batches() -> Iterator[Tensor]:
         return (tokens.to(device).float() for tokens in kept)
 
     fine.whitening.fit(batches(), shrinkage)
-    rows = _sampled(batches(), len(chosen), random)
+    rows = _sampled(batches(), sum(len(tokens) for tokens in kept), random)
     fine.memory.fit(fine.whitening(rows), seed)
     if fine.position is not None:
         fine.position.fit(
@@ -141,7 +178,7 @@ def fit_fine_memory(
             for tokens in tqdm(batches(), desc="scale", total=len(kept), disable=not progress)
         )
     placed = torch.cat([fine.placed(tokens).cpu() for tokens in batches()])
-    fine.calibrate(placed, torch.cat(coarse), weight)
+    fine.calibrate(placed, torch.cat(list(coarse)), weight)
 
 
 def _sampled(batches: Iterator[Tensor], images: int, random: np.random.Generator) -> Tensor:
