@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 import warnings
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
@@ -63,6 +64,7 @@ def graph_from_model(model: AgpNet, height: int, width: int) -> onnx.ModelProto:
         ) from error
     if program is None:
         raise ModelError("the ONNX exporter gave no graph; choose another backbone")
+    _fold_constants(program)
     graph = program.model_proto
     _strip(graph)
     check_graph(graph)
@@ -88,6 +90,17 @@ def check_graph(graph: onnx.ModelProto) -> None:
             dim.dim_value < 1 for dim in tensor.shape.dim
         ):
             raise ModelError(f"tensor '{value.name}' of the exported graph is not static float32")
+
+
+def _fold_constants(program: torch.onnx.ONNXProgram) -> None:
+    """Computes now what does not depend on the image, whatever its size.
+
+    The exporter stops at a size. A matrix that is computed in the graph is no weight to a quantiser.
+    """
+    from onnxscript import optimizer  # noqa: PLC0415  (heavy)
+
+    unlimited = sys.maxsize
+    optimizer.optimize(program.model, input_size_limit=unlimited, output_size_limit=unlimited)
 
 
 def _strip(graph: onnx.ModelProto) -> None:

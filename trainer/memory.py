@@ -56,7 +56,8 @@ class Memory(nn.Module):
         """`|t - p|^2 - |t|^2` over C, (..., K)."""
         channels = self.prototypes.shape[1]
         bias = self.prototypes.square().mean(dim=1)
-        return functional.linear(tokens, self.prototypes * (-2.0 / channels), bias)
+        # with the factor at the tokens the prototypes are a layer's weights, also to fine-tuning
+        return functional.linear(tokens * (-2.0 / channels), self.prototypes, bias)
 
     @torch.no_grad()
     def fit(self, tokens: Tensor, seed: int) -> None:
