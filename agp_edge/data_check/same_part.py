@@ -57,7 +57,9 @@ class SameParts:
     pairs: tuple[Pair, ...]  # strongest first
     groups: NDArray[np.int64]  # (n,), the part of each photo, counted in order of appearance
     limit: float  # correlation from which a pair counts
-    chance: float  # the middle of the correlations of unrelated pairs
+    # The middle of the correlations of unrelated pairs, before what all share is taken out: near 1
+    # where the product's photos are nearly equal, and little is left to tell parts apart by.
+    likeness: float
 
 
 def correlation(first: NDArray[np.int8], second: NDArray[np.int8]) -> float:
@@ -92,7 +94,7 @@ def find_same_parts(
     count = len(patterns)
     if count < 2:
         return SameParts((), np.arange(count), 1.0, 0.0)
-    limit, chance = 1.0, 0.0
+    limit, likeness = 1.0, 0.0
     strongest: dict[tuple[int, int], float] = {}
     forms: list[Callable[[], NDArray[np.int8]]] = [lambda: patterns]
     if count >= _ENOUGH:
@@ -100,7 +102,9 @@ def find_same_parts(
         forms.append(lambda: without_shared(aligned(patterns, seed=seed), seed=seed))
     for form in forms:
         compared = form()
-        limit, chance = _limit(compared, seed, shared=compared is patterns)
+        shared = compared is patterns
+        limit, chance = _limit(compared, seed, shared=shared)
+        likeness = chance if shared else likeness
         if limit < _HOPELESS:
             found = _pairs_of(compared, limit, progress)
             for pair, value in found.items():
@@ -112,7 +116,7 @@ def find_same_parts(
         shape=(count, count),
     )
     _, groups = require("scipy.sparse.csgraph").connected_components(graph, directed=False)
-    return SameParts(tuple(pairs), np.asarray(groups, np.int64), limit, chance)
+    return SameParts(tuple(pairs), np.asarray(groups, np.int64), limit, likeness)
 
 
 def _pairs_of(

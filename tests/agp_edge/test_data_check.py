@@ -78,6 +78,40 @@ def test_nothing_is_found_in_a_clean_set(clean, capsys):
     assert "nothing found" in capsys.readouterr().out
 
 
+def board(seed):
+    """One layout, hardly turned or moved, under another noise: nothing of it is a part's own."""
+    layout = np.random.default_rng(7)
+    random = np.random.default_rng(seed)
+    image = np.full((225, 300), 90, np.uint8)
+    for x, y, length in layout.integers((10, 10, 20), (250, 215, 100), (40, 3)).tolist():
+        cv2.line(image, (x, y), (x + length, y), 160, 2, cv2.LINE_AA)
+        cv2.circle(image, (x, y), 4, 215, -1, cv2.LINE_AA)
+    turn = cv2.getRotationMatrix2D((150, 112), float(random.normal(0, 0.4)), 1.0)
+    turn[:, 2] += random.normal(0, 0.5, 2)
+    moved = cv2.warpAffine(image, turn, (300, 225), borderMode=cv2.BORDER_REFLECT)
+    return np.clip(moved + random.normal(0, 4, moved.shape), 0, 255).astype(np.uint8)
+
+
+def test_likeness_of_nearly_equal_products_is_a_warning_and_a_copy_still_an_error(tmp_path):
+    root = tmp_path / "boards"
+    for index in range(90):
+        side = "train" if index < 60 else "test"
+        write(root / side / "good" / f"{index:02}.png", board(index))
+    check = check_data(root)
+    found = kinds(check)
+    assert "leak" not in found
+    assert check.is_trustworthy
+    assert found["leak-doubtful"].level == "warning"
+    assert "trust your eyes" in found["leak-doubtful"].advice
+
+    shutil.copy(root / "train/good/05.png", root / "test/good/copy.png")
+    found = kinds(check_data(root))
+    assert found["leak"].level == "error"
+    assert [set(group) for group in found["leak"].groups] == [
+        {"train/good/05.png", "test/good/copy.png"}
+    ]
+
+
 def test_exposures_of_one_part_are_found_across_the_split(clean, tmp_path, capsys):
     for index, (side, gain, shift) in enumerate(
         [("train", 0.6, 2), ("train", 1.3, -3), ("test", 0.8, 4)]
