@@ -95,7 +95,7 @@ def check_graph(graph: onnx.ModelProto) -> None:
 def _fold_constants(program: torch.onnx.ONNXProgram) -> None:
     """Computes now what does not depend on the image, whatever its size.
 
-    The exporter stops at a size. A matrix that is computed in the graph is no weight to a quantiser.
+    The exporter stops at a size. A matrix computed in the graph is no weight to a quantiser.
     """
     from onnxscript import optimizer  # noqa: PLC0415  (heavy)
 
