@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from agp_edge.trainer.data import read_frame
-from agp_edge.trainer.synthetic import FAMILIES, with_defect
+from agp_edge.trainer.synthetic import AT_BORDER, FAMILIES, with_defect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,10 +200,12 @@ def _defect(
     side = round(float(np.exp(random.uniform(np.log(least), np.log(shorter)))))
     top, left = int(random.integers(height - side + 1)), int(random.integers(width - side + 1))
     window = (slice(top, top + side), slice(left, left + side))
+    if family in AT_BORDER:  # a window's own border means nothing
+        top, left, window = 0, 0, (slice(0, height), slice(0, width))
     changed, mask = with_defect(
         _float_image(frame[window]),
         _float_image(_fitted(other, height, width)[window]),
-        np.ones((side, side), np.float32),
+        np.ones(frame[window].shape[:2], np.float32),
         family,
         random,
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Image = Any  # (H, W, 3), 8-bit units
     Mask = Any  # (H, W), [0, 1]
 
-__all__ = ["FAMILIES", "smooth_noise", "with_defect"]
+__all__ = ["AT_BORDER", "FAMILIES", "smooth_noise", "with_defect"]
 
 # A change below this share of the image's contrast, or below so many grey levels, is no defect:
 # nothing can be asked to see it.
@@ -266,6 +266,112 @@ def _grain(
     return image + (share * noise * np.float32(strength))[..., None]
 
 
+def _hairline(
+    image: Image, _: Image, centre: tuple[float, float], random: np.random.Generator
+) -> Image:
+    """A long crack no wider than a pixel or two, hardly darker than its surroundings."""
+    unit = _unit(image)
+    length = unit * random.uniform(40.0, 200.0)
+    path = _walk(centre, length, 3.0 * unit, random.uniform(0.03, 0.25), random)
+    share = _lines(image.shape[:2], [path], [unit * random.uniform(0.3, 1.3)])
+    share *= random.uniform(0.3, 0.8) * (0.3 + 0.7 * smooth_noise(image.shape[:2], 10.0, random))
+    return _toned(image, share, random, dark=0.9)
+
+
+def _pit(image: Image, _: Image, centre: tuple[float, float], random: np.random.Generator) -> Image:
+    """One to three holes: a dark core, and the rim that faces the light is bright."""
+    unit = _unit(image)
+    light = random.uniform(0.0, 2.0 * np.pi)
+    core, rim = np.zeros(image.shape[:2], np.float32), np.zeros(image.shape[:2], np.float32)
+    y, x = np.indices(core.shape, np.float32)
+    for index in range(int(random.integers(1, 4))):
+        radius = unit * np.exp(random.uniform(np.log(1.5), np.log(9.0)))
+        offset = random.normal(0.0, 20.0 * unit, 2) * (index > 0)
+        dx, dy = x - centre[0] - offset[0], y - centre[1] - offset[1]
+        distance = np.hypot(dx, dy) / radius
+        core = np.maximum(core, np.clip((1.1 - distance) / 0.3, 0.0, 1.0))
+        facing = np.clip((dx * np.cos(light) + dy * np.sin(light)) / (radius * 1.2), 0.0, 1.0)
+        rim = np.maximum(rim, facing * np.clip(1.0 - np.abs(distance - 1.25) / 0.35, 0.0, 1.0))
+    low, high = np.percentile(image, (1.0, 99.0))
+    strength = np.float32(random.uniform(0.35, 1.0))
+    floor = float(low) * random.uniform(0.2, 0.9)
+    holed = image + (strength * core)[..., None] * (np.minimum(image, floor) - image)
+    ceiling = float(high) * random.uniform(0.9, 1.3)
+    lit = (strength * np.float32(random.uniform(0.0, 0.8)) * rim)[..., None]
+    return holed + lit * (np.maximum(holed, ceiling) - holed)
+
+
+def _border_frame(
+    shape: tuple[int, int], centre: tuple[float, float]
+) -> tuple[Mask, Mask, float, int]:
+    """Pixels' depth from the border nearest to the centre, their place along it, the centre's."""
+    y, x = np.indices(shape, np.float32)
+    gaps = (centre[1], shape[0] - 1 - centre[1], centre[0], shape[1] - 1 - centre[0])
+    side = int(np.argmin(gaps))
+    depth = (y, shape[0] - 1 - y, x, shape[1] - 1 - x)[side]
+    if side < 2:  # noqa: PLR2004  (the upper or lower border)
+        return depth, x, centre[0], shape[1]
+    return depth, y, centre[1], shape[0]
+
+
+def _chip(
+    image: Image, _: Image, centre: tuple[float, float], random: np.random.Generator
+) -> Image:
+    """A bite out of the nearest border, in one tone, with a rim of broken material."""
+    unit = _unit(image)
+    depth, along, place, length = _border_frame(image.shape[:2], centre)
+    width = unit * np.exp(random.uniform(np.log(8.0), np.log(60.0)))
+    deepest = min(width, unit * 35.0) * random.uniform(0.3, 1.0)
+    ragged = 0.7 + 0.6 * smooth_noise((length, length), 24.0, random)[length // 2]
+    ragged += random.normal(0.0, 0.06, length).astype(np.float32)
+    positions = np.arange(length, dtype=np.float32)
+    bow = np.clip(1.0 - ((positions - place) / (width / 2.0)) ** 2, 0.0, None) ** 0.5
+    profile = (deepest * bow * ragged)[along.astype(np.intp)]
+    inside = np.clip((profile - depth) / max(0.7 * unit, 0.7), 0.0, 1.0)
+    rim = np.clip(1.0 - np.abs(depth - profile) / (2.0 * unit), 0.0, 1.0) * (profile > 0)
+    tone = np.percentile(image, random.choice((0.5, 2.0, 98.0, 99.5)), axis=(0, 1))
+    fill = tone * random.uniform(0.5, 1.2) + random.normal(0.0, 3.0, image.shape[:2])[..., None]
+    bitten = image + inside[..., None] * np.float32(random.uniform(0.6, 1.0)) * (fill - image)
+    return _toned(bitten, rim * np.float32(random.uniform(0.0, 0.7)), random, dark=0.4)
+
+
+def _fray(
+    image: Image, _: Image, centre: tuple[float, float], random: np.random.Generator
+) -> Image:
+    """Along a piece of the nearest border the surface is torn into strokes that point inwards."""
+    unit = _unit(image)
+    depth, along, place, length = _border_frame(image.shape[:2], centre)
+    width = unit * random.uniform(40.0, 200.0)
+    reach = unit * np.exp(random.uniform(np.log(6.0), np.log(40.0)))
+    strokes = random.normal(0.0, 1.0, length).astype(np.float32)[None]
+    strokes = cv2.GaussianBlur(strokes, (0, 0), unit * random.uniform(0.6, 2.5))[0]
+    strokes /= max(float(strokes.std()), 1e-6)
+    positions = np.arange(length, dtype=np.float32)
+    ends = np.clip((width / 2.0 - np.abs(positions - place)) / (0.2 * width), 0.0, 1.0)
+    index = along.astype(np.intp)
+    depths = reach * ends * (0.6 + 0.4 * np.abs(strokes))
+    share = np.clip((depths[index] - depth) / (0.3 * reach), 0.0, 1.0)
+    low, high = np.percentile(image, (2.0, 98.0))
+    strength = random.uniform(0.15, 0.5) * max(high - low, 10.0)
+    offset = random.uniform(-1.0, 1.0)
+    return image + (share * (strokes[index] + offset) * np.float32(strength))[..., None]
+
+
+def _uneven(
+    image: Image, _: Image, centre: tuple[float, float], random: np.random.Generator
+) -> Image:
+    """Blotches over a good part of the image, without any edge, darker or brighter."""
+    unit = _unit(image)
+    y, x = np.indices(image.shape[:2], np.float32)
+    radius = unit * random.uniform(50.0, 160.0)
+    near = np.exp(-0.5 * ((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / radius**2)
+    blotches = smooth_noise(image.shape[:2], random.uniform(1.0, 6.0), random)
+    share = np.clip((blotches * near - 0.15) * random.uniform(1.2, 2.5), 0.0, 1.0)
+    share = cv2.GaussianBlur(share.astype(np.float32), (0, 0), 6.0 * unit)
+    strength = np.exp(random.choice((-1.0, 1.0)) * random.uniform(0.25, 1.0))
+    return image * (1.0 + share[..., None] * np.float32(strength - 1.0))
+
+
 FAMILIES: dict[str, Callable[[Image, Image, tuple[float, float], np.random.Generator], Image]] = {
     "crack": _crack,
     "scratch": _scratch,
@@ -275,4 +381,11 @@ FAMILIES: dict[str, Callable[[Image, Image, tuple[float, float], np.random.Gener
     "blur": _blur,
     "chunk": _chunk,
     "grain": _grain,
+    "hairline": _hairline,
+    "pit": _pit,
+    "chip": _chip,
+    "fray": _fray,
+    "uneven": _uneven,
 }
+# They start at a border of the image, which has to be the object's or the frame's.
+AT_BORDER = frozenset({"chip", "fray"})
