@@ -309,7 +309,7 @@ def _border_frame(
     gaps = (centre[1], shape[0] - 1 - centre[1], centre[0], shape[1] - 1 - centre[0])
     side = int(np.argmin(gaps))
     depth = (y, shape[0] - 1 - y, x, shape[1] - 1 - x)[side]
-    if side < 2:  # noqa: PLR2004  (the upper or lower border)
+    if side < 2:
         return depth, x, centre[0], shape[1]
     return depth, y, centre[1], shape[0]
 
