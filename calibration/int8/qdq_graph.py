@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FP16_OPSET",
     "LAYER_OPS",
+    "ROUNDED",
     "Layer",
     "calibrated_tensors",
     "layers_of",
@@ -41,6 +42,8 @@ LAYER_OPS = ("Conv", "Gemm", "MatMul")
 # The first opset whose QuantizeLinear takes FP16 tensors and scales.
 FP16_OPSET = 19
 SMALLEST_HALF = 2.0**-24
+# Ends the names of weights that were rounded before their pair; without it, the original's name.
+ROUNDED = "_on_levels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +183,7 @@ def only_layers(full: ModelProto, layers: Iterable[Layer], keep: Collection[str]
             continue
         node = nodes[layer.name]
         for index in (0, 1):
-            node.input[index] = _before_pair(node.input[index], producers)
+            node.input[index] = _before_pair(node.input[index], producers).removesuffix(ROUNDED)
         if layer.shortcut is not None:
             addition = readers[node.output[0]][0]
             for index, name in enumerate(addition.input):

@@ -26,6 +26,7 @@ from agp_edge.calibration.int8.qdq_graph import (
 )
 from agp_edge.calibration.int8.quantise_report import LayerReport, QuantiseReport
 from agp_edge.calibration.int8.ranges import RANGES
+from agp_edge.calibration.int8.rounding import input_moments, round_weights
 from agp_edge.calibration.int8.sensitivity import Search, Step, scan, search
 from agp_edge.calibration.int8.work import Work
 from agp_edge.dataset import open_dataset, split_by_part
@@ -35,6 +36,8 @@ from agp_edge.errors import DataError, Error
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from onnx import ModelProto
 
     from agp_edge.calibration.int8.accuracy import Judge
@@ -111,7 +114,15 @@ def quantise_onnx(
         "model": _digest([Path(source)]),
         "images": _digest(sample.path for sample in good),
         "labelled images": None if known is None else _digest(sample.path for sample in known),
-        "method": [count, ranges, budget, precision, depthwise, metadata.version("onnxruntime")],
+        "method": [
+            "gptq",
+            count,
+            ranges,
+            budget,
+            precision,
+            depthwise,
+            metadata.version("onnxruntime"),
+        ],
     }
     if network is not None:
         subject["training"] = [steps, metadata.version("torch")]
@@ -223,7 +234,9 @@ class _Stage:
         layers = work.quantisable(layers_of(model), limits, wide)
         if names is not None:
             layers = [layer for layer in layers if layer.name in names]
-        return _Graphs(self, key, model, layers, limits, wide=wide)
+        inputs = (work.input_of(s.path) for s in work.bar("round", "image")(list(self.chosen)))
+        moments = input_moments(model, layers, inputs)
+        return _Graphs(self, key, model, layers, limits, moments=moments, wide=wide)
 
 
 class _Graphs:
@@ -237,12 +250,14 @@ class _Graphs:
         layers: list[Layer],
         limits: Mapping[str, float],
         *,
+        moments: Mapping[str, NDArray[np.float64]],
         wide: frozenset[str],
     ) -> None:
         self.layers = layers
         self.limits = limits
         full = quantised_graph(model, layers, limits)
         self.full = with_half_scales(full) if stage.half else full
+        round_weights(self.full, layers, moments)
         self._wide = wide
         self._stage = stage
         self._key = key

@@ -26,7 +26,7 @@ def picture(seed):
     return np.clip(grey, 0, 255).astype(np.uint8)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def good(tmp_path_factory):
     folder = tmp_path_factory.mktemp("good")
     for index in range(IMAGES):
@@ -93,7 +93,7 @@ def export(name, images, path):
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exported(tmp_path_factory):
     """Each family once, by name."""
     folder = tmp_path_factory.mktemp("models")
