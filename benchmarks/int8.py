@@ -1,11 +1,11 @@
 """What does INT8 cost in accuracy, and what does it gain on a CPU?
 
 Trains with the defaults, exports, and quantises the exported file: every layer, by each way of
-finding ranges and with quantisation-aware training, and within a budget, the layers chosen on
-held-out good images with synthetic defects. FP16 stands beside them. The test images, which none of
-this has seen, then judge all of them at once, with paired intervals. All of it runs in ONNX Runtime
-on a CPU: accuracy with Q/DQ pairs computed as they stand, time with ONNX Runtime's integer kernels.
-Nothing here is a statement about a GPU.
+finding ranges and with quantisation-aware training, and within a budget with and without training,
+the layers chosen on held-out good images with synthetic defects. FP16 stands beside them. The test
+images, which none of this has seen, then judge all of them at once, with paired intervals. All of
+it runs in ONNX Runtime on a CPU: accuracy with Q/DQ pairs computed as they stand, time with ONNX
+Runtime's integer kernels. Nothing here is a statement about a GPU.
 
     python benchmarks/int8.py [--sets tiles mono] [--runs FOLDER] [--output int8]
 
@@ -83,11 +83,9 @@ def quantised(
         f"all layers, {ranges}": {"ranges": ranges} for ranges in ways
     }
     variants[f"budget {BUDGET:g}"] = {"budget": BUDGET}
-    variants["all layers, qat"] = {
-        "method": "qat",
-        "checkpoint": run_of(folder),
-        "steps": steps,
-    }
+    training = {"method": "qat", "checkpoint": run_of(folder), "steps": steps}
+    variants[f"budget {BUDGET:g}, qat"] = {"budget": BUDGET, **training}
+    variants["all layers, qat"] = training
     variants[WIDE] = {"precision": "fp32"}
     found, seconds = {}, {}
     for name, options in variants.items():
