@@ -123,11 +123,13 @@ def run(args: argparse.Namespace) -> int:
 def quantise_lines(report: QuantiseReport) -> list[str]:
     """What the command prints, line by line."""
     accuracy = report.accuracy
+    named = ", ".join(f"'{name}' ({value:.4g})" for name, value in report.highest)
     lines = [
         f"{report.path}: {report.search.chosen.layers} of {len(report.layers)} layers in INT8 "
         f"({100 * report.int8_weights:.1f} % of their weights), {len(report.calibrated)} "
         f"calibration images, ranges by {report.ranges}"
     ]
+    lines.append(f"good images with the largest distances, to be looked at: {named}")
     before = report.post_training
     if before is not None:
         lines.append(

@@ -120,6 +120,8 @@ def _lines(result: ThresholdResult) -> list[str]:
         f"scored {result.photos} images of {result.parts} parts with {result.engine}{again}",
         f"threshold {spec.value:.6g} (before: {before}): {promise_text(spec.record())}",
     ]
+    named = ", ".join(f"'{name}' ({score:.4g})" for name, score in result.highest)
+    lines.append(f"  highest scores, to be looked at: {named}")
     if result.limit is not None:
         lines.append(
             f"  with 0.95 confidence this very threshold rejects at most {100 * result.limit:.3g} %"

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ThresholdResult", "set_threshold"]
 
+_NAMED = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class ThresholdResult:
@@ -64,6 +66,9 @@ class ThresholdResult:
 
     observed: str | None
     """What the threshold does to labelled images; None without defects."""
+
+    highest: tuple[tuple[str, float], ...]
+    """Names and scores of the good images that score highest: a defect among them lifts it."""
 
     warnings: tuple[str, ...]
     was_signed: bool
@@ -175,6 +180,10 @@ def set_threshold(
         engine=scoring.engine,
         limit=limit,
         observed=_observed(good, defective, spec.value) if defective else None,
+        highest=tuple(
+            (scored.sample.path.name, scored.result.score)
+            for scored in sorted(good, key=lambda scored: -scored.result.score)[:_NAMED]
+        ),
         warnings=tuple(warnings),
         was_signed=path is not None and site is not None and site.signature is not None,
     )

@@ -41,6 +41,9 @@ class QuantiseReport:
     calibrated: tuple[Path, ...]
     """The calibration images, in the order they were chosen."""
 
+    highest: tuple[tuple[str, float], ...]
+    """Names of the good images that look most like defective ones, with their largest distance."""
+
     warnings: tuple[str, ...]
     layers: tuple[LayerReport, ...]
     budget: float | None
@@ -75,6 +78,7 @@ class QuantiseReport:
             "method": self.method,
             "ranges": self.ranges,
             "calibration_images": [path.name for path in self.calibrated],
+            "highest_good": [{"image": name, "distance": value} for name, value in self.highest],
             "warnings": list(self.warnings),
             "budget": self.budget,
             "within_budget": self.search.within_budget,

@@ -171,6 +171,7 @@ def quantise_onnx(
         method="ptq" if before is None else "qat",
         ranges=ranges,
         calibrated=tuple(sample.path for sample in chosen),
+        highest=tuple((sample.path.name, value) for sample, value in choice.highest),
         warnings=tuple(choice.warnings),
         layers=_layer_reports(graphs.layers, snr, taken, precision),
         budget=budget,

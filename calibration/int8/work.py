@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Choice", "Work"]
 
 MOST_DESCRIBED = 1000  # good images that the choice is made from, spread evenly over more
+NAMED = 5
 MOST_JUDGED = 128  # held-out good images, spread evenly over more
 
 
@@ -58,6 +59,9 @@ class Choice:
 
     usual: list[Sample]
     """All that are not held out and look like the others: what they are chosen from."""
+
+    highest: list[tuple[Sample, float]]
+    """The good images whose largest distance is largest, with it, the largest first."""
 
     warnings: list[str]
 
@@ -146,9 +150,11 @@ class Work:
                 "are taken"
             )
         vectors = np.stack([found[index][0] for index in usual])
+        ranked = sorted(range(len(found)), key=lambda index: -found[index][1])
         return Choice(
             calibrated=[samples[usual[index]] for index in k_centre(vectors, count)],
             usual=[samples[index] for index in usual],
+            highest=[(samples[index], found[index][1]) for index in ranked[:NAMED]],
             warnings=warnings,
         )
 

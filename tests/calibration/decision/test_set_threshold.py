@@ -169,8 +169,11 @@ def test_what_a_good_set_should_not_hold(model, good, command, threshold_of):
     write_photo(good / "small.png", photo(rng, size=(48, 64)))
     write_photo(good / "black.png", np.zeros((96, 128, 3), np.uint8))
     shutil.copy(good / "p00.png", good / "z_copy.png")
-    code, _, err = command("threshold", model, good, "--false-reject", "0.05")
+    code, out, err = command("threshold", model, good, "--false-reject", "0.05")
     assert code == 0
+    (line,) = re.findall("highest scores, to be looked at: .*", out)
+    assert line.count("(") == 5
+    assert {"scratched0.png", "scratched1.png"} < set(re.findall(r"'(.*?)'", line))
     assert "of 44 good images score far above the others" in err
     assert "scratched0.png" in err
     assert "scratched1.png" in err

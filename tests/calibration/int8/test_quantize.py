@@ -1,6 +1,10 @@
 """INT8: graphs of both families quantised for real, the budget kept, bad input refused."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import cv2
 import numpy as np
@@ -13,6 +17,7 @@ from agp_edge.calibration.int8 import quantize, work
 from agp_edge.calibration.int8.quantize import quantise_onnx
 from agp_edge.calibration.int8.sensitivity import search
 from agp_edge.cli import main
+from agp_edge.cli.quantize import quantise_lines
 from agp_edge.plan.build import plan_from_onnx
 from agp_edge.report.quantisation import write_quantisation
 
@@ -147,6 +152,30 @@ def test_an_interrupted_scan_resumes(cnn, good, tmp_path, monkeypatch):
     assert not journal.exists()
 
 
+def test_a_killed_run_resumes(cnn, good, tmp_path):
+    """Killed as by a lost supply, then interrupted as by Ctrl-C, then left to finish."""
+    path, journal = tmp_path / "m.onnx", tmp_path / "m.onnx.journal"
+    arguments = ["quantize", str(cnn), str(good), "-o", str(path), "--count", "16"]
+    arguments += ["--budget", "0.5"]
+    known = 0
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "agp_edge", *arguments], stderr=subprocess.DEVNULL
+        )
+        while not journal.exists() or len(journal.read_text().splitlines()) < known + 5:
+            assert process.poll() is None, "it ended before it could be stopped"
+            time.sleep(0.002)
+        process.send_signal(number)
+        assert process.wait(60) == code
+        assert not path.exists()
+        known = len(journal.read_text().splitlines())
+    assert main(arguments) == 0
+    assert not journal.exists()
+    quantise_onnx(cnn, good, tmp_path / "whole.onnx", count=16, budget=0.5)
+    assert path.read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx", "whole.onnx"]
+
+
 def test_the_record_of_something_else_is_refused(cnn, good, tmp_path, monkeypatch):
     path = tmp_path / "m.onnx"
 
@@ -226,6 +255,13 @@ def test_a_defect_among_the_good_is_named_and_not_calibrated_on(cnn, good, tmp_p
     report = quantise_onnx(cnn, folder, tmp_path / "m.onnx", count=16)
     assert any("015.png" in warning for warning in report.warnings)
     assert "015.png" not in {path.name for path in report.calibrated}
+    names, distances = zip(*report.highest, strict=True)
+    assert names[0] == "015.png"
+    assert len(set(names)) == 5
+    assert list(distances) == sorted(distances, reverse=True)
+    assert quantise_lines(report)[1].startswith("good images with the largest distances, to be l")
+    write_quantisation(tmp_path / "m.html", report)
+    assert all(name in (tmp_path / "m.html").read_text() for name in names)
 
 
 def test_wrong_options(cnn, good, tmp_path):
