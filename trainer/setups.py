@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agp_edge.dataset import open_dataset, open_products
+from agp_edge.dataset import open_dataset, open_products, part_of
 from agp_edge.errors import DataError
 from agp_edge.files import write_aside
 from agp_edge.trainer.config import ModelConfig, TrainConfig
@@ -76,6 +76,7 @@ class SizeBudget:
     """That the input size is to be chosen, and within what."""
 
     milliseconds: float | None = None  # per frame of the network on this machine; None: no limit
+    required: bool = True  # whether too few images are an error; else the size then stays
 
 
 def decided_augment(
@@ -141,19 +142,24 @@ def decided_size(
     if started is not None and table.is_file():
         reason = json.loads(table.read_text(encoding="utf-8"))["reason"]
     if started is not None and budget is not None:
-        same = ("height", "width", "layers", "stride", "decoder", "decoder_width", "bottleneck")
+        same = ("height", "width", "layers", "top_share", "decoder", "decoder_width", "bottleneck")
         kept = {name: getattr(started.model, name) for name in same}
         return replace(model_config, **kept), reason
     if started is not None or budget is None:
         return model_config, reason
-    from agp_edge.trainer.size import choose_size  # noqa: PLC0415  (few trainings need it)
+    from agp_edge.trainer.size import LEAST_PARTS, choose_size  # noqa: PLC0415  (heavy)
 
-    if config.setup == "few-shot":
+    samples = [*data.train, *data.stop]
+    few = config.setup == "few-shot"
+    if few and budget.required:
         raise DataError(
             "few-shot training has no images to choose the input size by; give it, e.g. --size 256"
         )
+    if few or (not budget.required and len({part_of(s) for s in samples}) < LEAST_PARTS):
+        size = f"{model_config.height}x{model_config.width}"
+        return model_config, f"{size}: too few good images to choose by"
     choice = choose_size(
-        [*data.train, *data.stop],
+        samples,
         model_config,
         lambda config_: new_model(config_, weights, config.seed),
         seed=config.seed,

@@ -1,8 +1,9 @@
 """Input size and layers per product: chosen from good images and synthetic defects alone.
 
-On fine structures resolution and early layers decide everything, and on others they do harm, so
-that no fixed size is right. Candidates are judged without training (judge.py) on held-out good
-images; of those that are as good as the best, up to chance, the cheapest wins.
+On fine structures resolution decides everything, and on others it only costs. The default input
+stays unless a larger one tells synthetic defects apart better by more than chance explains
+(trial.py), and the layers of the chosen size stay unless an earlier one helps as clearly: synthetic
+defects do not stand for every real one, and what they gain by a little is not to be trusted.
 """
 
 from __future__ import annotations
@@ -19,36 +20,35 @@ from tqdm import tqdm
 
 from agp_edge.dataset import part_of, split_by_part
 from agp_edge.errors import DataError, ModelError
-from agp_edge.trainer.data import ImageReader, read_frame
-from agp_edge.trainer.judge import Defect, Scorer, Verdicts, defects_of, fit_judge
+from agp_edge.trainer.data import read_frame
+from agp_edge.trainer.trial import Found, Images, try_setting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from agp_edge.dataset import Sample
     from agp_edge.trainer.config import ModelConfig
     from agp_edge.trainer.model import AgpNet
-    from agp_edge.trainer.weights import Pretrained
+    from agp_edge.trainer.trial import NewModel
 
-    NewModel = Callable[[ModelConfig], tuple[AgpNet, Pretrained]]
+__all__ = ["LEAST_PARTS", "Candidate", "SizeChoice", "choose_size", "measured_ms"]
 
-__all__ = ["Candidate", "SizeChoice", "choose_size", "measured_ms"]
+LEAST_PARTS = 8  # fewer say nothing
 
-# Sides of square inputs, and the areas of oblong ones. They are climbed: two in a row that bring
-# nothing end it.
-_SIDES = (256, 320, 384, 512, 640, 768, 1024)
-_UPSAMPLED = 1.1  # frames are not enlarged by more: that adds cost and no detail
+# Sides of square inputs, and roots of the areas of oblong ones.
+_SIDES = (256, 320, 384, 512, 640)
+# Tried first beside the default: where it brings nothing, the others are not tried.
+_PROBE = 512
+_SMALLER = (224, 192, 160, 128)  # where the budget allows no more
 _OBLONG = 1.25  # aspect from which an input of the frames' aspect is a candidate
 _SAME_ASPECT = 0.1  # spread of the frames' aspects up to which they count as one
-_FIT, _JUDGED, _DEFECTS = 48, 24, 4  # images fitted, images judged, defects in each of these
-_LEAST_IMAGES = 8  # fewer say nothing
-_BATCH = 8
-_RESAMPLES = 200
-_CHANCE = 0.002  # quality; a smaller lead is none, whatever the bootstrap says
-_IDLE = 2  # sizes in a row that bring nothing before the climb ends
+_FIT, _JUDGED, _DEFECTS = 40, 24, 4  # images fitted, images judged, defects in each of these
+_RESAMPLES = 1000
+_LEAST_GAIN = 0.03  # quality; what synthetic defects gain by less was lost again on real ones
+_LEVEL = 0.025  # of the one-sided interval of a gain
+_EQUAL = 0.01  # quality; a larger input than the cheapest has to bring more
 # Self-attention over more tokens needs gigabytes in training; then each token is rebuilt by itself,
 # by an MLP of this width through this bottleneck.
 _MOST_ATTENDED = 2000
@@ -61,9 +61,9 @@ class Candidate:
 
     config: ModelConfig
     what: str  # which layers, for people
-    quality: float  # Verdicts.quality, in [0, 1]
-    behind: float  # the best candidate's quality minus this one's
-    chance: float  # standard error of `behind`, by bootstrap over the images
+    quality: float  # Found.quality, in [0, 1]
+    gain: float  # of quality, over the default input's
+    least: float  # lower limit of the gain, by bootstrap over the parts
     gmacs: float  # 1e9 multiplications and additions of an inference
     milliseconds: float | None  # estimated; None: no budget was given
 
@@ -73,19 +73,21 @@ class SizeChoice:
     """The winner and the table that it won."""
 
     config: ModelConfig
-    candidates: tuple[Candidate, ...]  # in the order tried
+    candidates: tuple[Candidate, ...]  # in the order tried; none: there was nothing to choose
     reason: str
 
     def lines(self) -> list[str]:
         """The table for people, the winner marked."""
-        lines = ["  input      layers   quality  behind the best   GMACs      ms"]
+        lines = []
+        if self.candidates:
+            lines.append("  input      layers   quality  gain (at least)      GMACs      ms")
         for candidate in self.candidates:
             config = candidate.config
             mark = "*" if config == self.config else " "
             cost = "     -" if candidate.milliseconds is None else f"{candidate.milliseconds:6.1f}"
             lines.append(
-                f"{mark} {f'{config.height}x{config.width}':9s}  {candidate.what:7s}  "
-                f"{candidate.quality:.3f}    {candidate.behind:.3f} +- {candidate.chance:.3f}  "
+                f"{mark} {_size(config):9s}  {candidate.what:7s}  "
+                f"{candidate.quality:.3f}    {candidate.gain:+.3f} ({candidate.least:+.3f})    "
                 f"{candidate.gmacs:6.2f}  {cost}"
             )
         return [*lines, self.reason]
@@ -95,8 +97,7 @@ class SizeChoice:
 class _Trial:
     config: ModelConfig
     what: str
-    verdicts: Verdicts
-    gmacs: float
+    found: Found
 
 
 def choose_size(
@@ -108,14 +109,15 @@ def choose_size(
     budget_ms: float | None = None,
     progress: bool = True,
 ) -> SizeChoice:
-    """Chooses height, width, layers and decoder; the rest of `config` stays.
+    """Chooses height, width and layers; for a decoder that attends also its kind.
 
     The same images, config and seed give the same choice; with a budget it also depends on how fast
     this machine is.
 
     Args:
         samples: good images of the training side; a third of their parts is judged.
-        config: of the model; layers that are given stay.
+        config: of the model; its size is the one that others have to beat. Layers that are given
+            stay.
         new_model: builds a network of a config, with pretrained weights.
         seed: of the split, the defects and the bootstrap.
         budget_ms: most milliseconds per frame of the network by ONNX Runtime on this machine:
@@ -123,44 +125,58 @@ def choose_size(
         progress: whether to show a bar.
 
     Raises:
-        DataError: there are too few images or parts.
+        DataError: there are too few parts.
         ModelError: no candidate fits the budget.
     """
-    fitted, held = _sides(samples, seed)
-    images = _Images(fitted, held, defects_of(held, _DEFECTS, seed))
-    # what a millisecond buys, by one measurement of the smallest input
-    smallest = replace(config, height=_SIDES[0], width=_SIDES[0])
-    speed = None
-    if budget_ms is not None:
-        model, _ = new_model(smallest)
-        speed = _gmacs(model, smallest) / measured_ms(model, smallest)
+    parts = len({part_of(sample) for sample in samples})
+    if parts < LEAST_PARTS:
+        raise DataError(
+            f"{len(samples)} good images of {parts} parts are too few to choose the input size by; "
+            f"expected {LEAST_PARTS} parts: give it, e.g. --size 256"
+        )
+    fitted, held = split_by_part(samples, 1 / 3, seed)
+    fitted, held = _spread(fitted, _FIT), _spread(held, _JUDGED)
+    step = _step(config, new_model)
+    base = _sized(config, (config.height, config.width), step, new_model)
+    costs = _Costs(base, new_model, budget_ms)
+    if not costs.allowed(base):
+        return _largest_that_fits(base, step, costs, new_model)
+    aspects = [frame.shape[:2] for frame in map(read_frame, fitted)]
+    shapes = _larger(base, aspects, step)
+    larger = [_sized(config, shape, step, new_model) for shape in shapes]
+    larger = [candidate for candidate in larger if costs.allowed(candidate)]
+    if not larger:
+        why = "a larger input would enlarge the frames" if not shapes else "the budget's limit"
+        return SizeChoice(base, (), f"{_size(base)}: {why}")
+    images = Images(fitted, held, _DEFECTS, seed)
     trials: list[_Trial] = []
     with tqdm(desc="choose size", unit="setting", disable=not progress) as bar:
-        for ladder in _ladders(images.shapes, config):
-            best, idle = -math.inf, 0
-            for height, width in ladder:
-                sized = replace(config, height=height, width=width)
-                found = _tried(sized, images, new_model, budget_ms and speed and budget_ms * speed)
-                bar.update(len(found))
-                trials += found
-                quality = max((trial.verdicts.quality() for trial in found), default=-math.inf)
-                idle = 0 if quality > best + _CHANCE else idle + 1
-                best = max(best, quality)
-                if idle == _IDLE or not found:
-                    break  # larger ones bring nothing, or are over the budget too
-    while trials:
-        choice = _chosen(trials, seed, speed)
-        if budget_ms is None:
+
+        def tried(candidate: ModelConfig, what: str = "default") -> None:
+            trials.append(_Trial(candidate, what, try_setting(candidate, images, new_model, seed)))
+            bar.update()
+
+        tried(base)
+        # smaller ones than the probe bring less of what it brings
+        probe = max((c for c in larger if _area(c) <= _PROBE**2), key=_area, default=larger[0])
+        tried(probe)
+        if trials[1].found.quality() > trials[0].found.quality():
+            for candidate in larger:
+                if candidate is not probe:
+                    tried(candidate)
+            size = _chosen(trials, images, seed, costs).config
+            early = None if size is base else _with_early_layer(size, new_model)
+            if early is not None and costs.allowed(early):
+                tried(early, "early")
+    while True:
+        choice = _chosen(trials, images, seed, costs)
+        if choice.config is base or budget_ms is None:
             return choice
-        taken = measured_ms(new_model(choice.config)[0], choice.config)
+        taken = costs.milliseconds(choice.config)
         if taken <= budget_ms:
             told = f"{choice.reason}; it takes {taken:.1f} of {budget_ms:g} ms"
             return replace(choice, reason=told)
-        trials = [trial for trial in trials if trial.config != choice.config]
-    raise ModelError(
-        f"no input size of backbone '{config.backbone}' takes at most {budget_ms:g} ms on this "
-        "machine; raise --budget-ms or choose a lighter backbone"
-    )
+        trials = [trial for trial in trials if trial.config is not choice.config]
 
 
 def measured_ms(model: AgpNet, config: ModelConfig) -> float:
@@ -180,159 +196,166 @@ def measured_ms(model: AgpNet, config: ModelConfig) -> float:
     return 1e3 * float(np.median(taken[2:]))
 
 
-class _Images:
-    """The frames that all candidates are judged on."""
+class _Costs:
+    """What a setting costs, and whether the budget allows it."""
 
-    def __init__(
-        self, fitted: Sequence[Sample], held: Sequence[Sample], defects: Sequence[Defect]
-    ) -> None:
-        self.fitted = [read_frame(sample) for sample in fitted]
-        self.held = [read_frame(sample) for sample in held]
-        self.defects = defects
-        self.shapes = [frame.shape[:2] for frame in self.fitted]
+    def __init__(self, base: ModelConfig, new_model: NewModel, budget_ms: float | None) -> None:
+        self._new_model = new_model
+        self.budget_ms = budget_ms
+        # what a millisecond buys, by one measurement
+        self._speed: float | None = None
+        if budget_ms is not None:
+            self._speed = self.gmacs(base) / self.milliseconds(base)
+
+    def gmacs(self, config: ModelConfig) -> float:
+        """1e9 multiplications and additions of one inference, by torch's counter."""
+        model, _ = self._new_model(config)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.zeros(1, 3, config.height, config.width))
+        return float(counter.get_total_flops() / 2e9)
+
+    def milliseconds(self, config: ModelConfig) -> float:
+        """Measured."""
+        return measured_ms(self._new_model(config)[0], config)
+
+    def estimated(self, config: ModelConfig) -> float | None:
+        """Milliseconds, from one measurement; None: there is no budget."""
+        return None if self._speed is None else self.gmacs(config) / self._speed
+
+    def allowed(self, config: ModelConfig) -> bool:
+        """Whether the budget allows the setting, by estimate."""
+        estimated = self.estimated(config)
+        return estimated is None or self.budget_ms is None or estimated <= self.budget_ms
 
 
-def _sides(samples: Sequence[Sample], seed: int) -> tuple[Sequence[Sample], Sequence[Sample]]:
-    parts = len({part_of(sample) for sample in samples})
-    if len(samples) < _LEAST_IMAGES or parts < _LEAST_IMAGES:
-        raise DataError(
-            f"{len(samples)} good images of {parts} parts are too few to choose the input size by; "
-            f"expected {_LEAST_IMAGES} parts: give it, e.g. --size 256"
-        )
-    fitted, held = split_by_part(samples, 1 / 3, seed)
-    return _spread(fitted, _FIT), _spread(held, _JUDGED)
-
-
-def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
+def _spread(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
     """At most so many, from all over the list."""
     count = min(len(samples), most)
-    return [samples[index * len(samples) // count] for index in range(count)]
+    return tuple(samples[index * len(samples) // count] for index in range(count))
 
 
-def _ladders(shapes: list[tuple[int, int]], config: ModelConfig) -> list[list[tuple[int, int]]]:
-    """Input sizes, rising: square ones, and where all frames are oblong alike also such ones."""
-    shorter = float(np.median([min(shape) for shape in shapes]))
-    sides = [s for s in _SIDES if s <= max(_UPSAMPLED * shorter, _SIDES[0])]
-    ladders = [[(side, side) for side in sides]]
-    aspects = np.array([height / width for height, width in shapes])
-    aspect = float(np.median(aspects))
-    if max(aspect, 1 / aspect) >= _OBLONG and np.ptp(aspects) <= _SAME_ASPECT * aspect:
-        step = 32  # the deepest stride of common backbones
-        root = math.sqrt(aspect)
-        ladders.append(
-            [tuple(step * max(round(s * r / step), 1) for r in (root, 1 / root)) for s in sides]
-        )
-    return ladders
+def _step(config: ModelConfig, new_model: NewModel) -> int:
+    """Pixels that an input's sides are multiples of."""
+    side = 448  # takes strides up to 32 with any even number of tokens, and patches of 14
+    model, _ = new_model(replace(config, height=side, width=side))
+    return math.lcm(model.stride, *model.backbone.strides)
 
 
-def _layer_sets(config: ModelConfig, new_model: NewModel) -> dict[str, tuple[int, ...]]:
-    """Which layers may be the target: all that are by default, without the coarsest, early ones."""
+def _sized(
+    config: ModelConfig, shape: tuple[int, int], step: int, new_model: NewModel
+) -> ModelConfig:
+    """The config with that input, its sides brought to multiples of `step`."""
+    height, width = (max(round(side / step), 1) * step for side in shape)
+    # as many of the map's pixels make the score: what a larger input is chosen for is small
+    share = config.top_share * min(config.height * config.width / (height * width), 1.0)
+    sized = replace(config, height=height, width=width, top_share=share)
+    if sized.decoder == "transformer" and shape != (config.height, config.width):
+        grid = new_model(sized)[0].grid
+        if grid[0] * grid[1] > _MOST_ATTENDED:
+            return replace(sized, decoder="mlp", decoder_width=_WIDTH, bottleneck=_BOTTLENECK)
+    return sized
+
+
+def _with_early_layer(config: ModelConfig, new_model: NewModel) -> ModelConfig | None:
+    """One stage more before the first; None: layers were given, or there is none."""
+    if config.layers:
+        return None
     backbone = new_model(config)[0].backbone
-    sets = {"given" if config.layers else "default": backbone.layers}
-    if config.layers or len(set(backbone.strides)) == 1:
-        return sets
-    by_stride = list(zip(backbone.layers, backbone.strides, strict=True))
-    for name, most in (("fine", 16), ("early", 8)):
-        layers = tuple(layer for layer, stride in by_stride if stride <= most)
-        if name == "early" and layers and layers[0] > 0:
-            layers = (layers[0] - 1, *layers)  # the stage before: stride 4
-        if layers and layers not in sets.values():
-            sets[name] = layers
-    return sets
+    if len(set(backbone.strides)) == 1 or backbone.layers[0] == 0:
+        return None
+    return replace(config, layers=(backbone.layers[0] - 1, *backbone.layers))
 
 
-@torch.no_grad()
-def _tried(
-    config: ModelConfig, images: _Images, new_model: NewModel, most_gmacs: float | None
-) -> list[_Trial]:
-    """All layer sets of one input size; the backbone runs once for them."""
-    nets: dict[str, tuple[ModelConfig, AgpNet]] = {}
-    gmacs = {}
-    for what, layers in _layer_sets(config, new_model).items():
-        own = replace(config, layers=layers, stride=8 if what == "early" else config.stride)
-        try:
-            net = new_model(own)[0]
-            attends = own.decoder == "transformer"
-            if attends and net.grid[0] * net.grid[1] > _MOST_ATTENDED:
-                own = replace(own, decoder="mlp", decoder_width=_WIDTH, bottleneck=_BOTTLENECK)
-                net = new_model(own)[0]
-        except ModelError:  # the size does not fit the strides of these layers
-            continue
-        cost = _gmacs(net, own)
-        if most_gmacs is None or cost <= most_gmacs:
-            nets[what], gmacs[what] = (own, net), cost
-    if not nets:
-        return []
-    union = tuple(sorted({layer for own, _ in nets.values() for layer in own.layers}))
-    runner, pretrained = new_model(replace(config, layers=union))
-    reader = ImageReader(config.height, config.width, pretrained.mean, pretrained.std)
+def _larger(
+    base: ModelConfig, shapes: Sequence[tuple[int, ...]], step: int
+) -> list[tuple[int, int]]:
+    """Inputs larger than the base that enlarge no frame, rising.
 
-    def tokens(frames: Sequence[NDArray[np.uint8]]) -> dict[str, Tensor]:
-        features = runner.backbone(reader.tensor(frames))
-        return {
-            what: net.fusion([features[union.index(layer)] for layer in own.layers]).half()
-            for what, (own, net) in nets.items()
-        }
-
-    fit = [tokens(images.fitted[i : i + _BATCH]) for i in range(0, len(images.fitted), _BATCH)]
-    scorers = {}
-    for what, (own, net) in nets.items():
-        fit_judge(net, own, [batch[what].float() for batch in fit])
-        scorers[what] = Scorer(net, own)
-    del fit
-    for start in range(0, len(images.held), _BATCH):
-        for what, batch in tokens(images.held[start : start + _BATCH]).items():
-            scorers[what].good(batch)
-    for start in range(0, len(images.defects), _BATCH):
-        defects = images.defects[start : start + _BATCH]
-        frames = [defect.apply(images.held[defect.image]) for defect in defects]
-        masks = [
-            defect.full_mask(frame.shape) for defect, frame in zip(defects, frames, strict=True)
-        ]
-        for what, batch in tokens(frames).items():
-            scorers[what].defective(batch, masks, [defect.image for defect in defects])
-    return [
-        _Trial(own, what, scorers[what].verdicts(), gmacs[what]) for what, (own, _) in nets.items()
-    ]
+    They are square, or of the frames' aspect where all frames are oblong alike.
+    """
+    height, width = (float(np.median([shape[axis] for shape in shapes])) for axis in (0, 1))
+    aspects = np.array([shape[0] / shape[1] for shape in shapes])
+    aspect = float(np.median(aspects))
+    alike = np.ptp(aspects) <= _SAME_ASPECT * aspect
+    root = math.sqrt(aspect) if alike and max(aspect, 1 / aspect) >= _OBLONG else 1.0
+    found = []
+    for side in _SIDES:
+        shape = (round(side * root / step) * step, round(side / root / step) * step)
+        grown = shape[0] * shape[1] > _area(base)
+        if grown and shape[0] <= height and shape[1] <= width:
+            found.append(shape)
+    return found
 
 
-def _gmacs(model: AgpNet, config: ModelConfig) -> float:
-    """1e9 multiplications and additions of one inference, by torch's counter."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 3, config.height, config.width))
-    return counter.get_total_flops() / 2e9
+def _largest_that_fits(
+    base: ModelConfig, step: int, costs: _Costs, new_model: NewModel
+) -> SizeChoice:
+    """The budget is too small for the base: then it decides alone."""
+    for side in _SMALLER:
+        smaller = _sized(base, (side, side), step, new_model)
+        if _area(smaller) < _area(base) and costs.allowed(smaller):
+            taken = costs.milliseconds(smaller)
+            if costs.budget_ms is not None and taken <= costs.budget_ms:
+                reason = f"{_size(smaller)}: the largest that takes at most {costs.budget_ms:g} ms"
+                return SizeChoice(smaller, (), f"{reason}, {taken:.1f}")
+    raise ModelError(
+        f"no input size of backbone '{base.backbone}' takes at most {costs.budget_ms:g} ms on this "
+        "machine; raise --budget-ms or choose a lighter backbone"
+    )
 
 
-def _chosen(trials: Sequence[_Trial], seed: int, speed: float | None) -> SizeChoice:
-    qualities = [trial.verdicts.quality() for trial in trials]
-    best = int(np.argmax(qualities))
-    random = np.random.default_rng(seed)
-    count = len(trials[0].verdicts.good)
-    draws = np.empty((_RESAMPLES, len(trials)))
-    for row in draws:  # the same images for all, so that hard ones cancel
-        weight = np.bincount(random.integers(0, count, count), minlength=count).astype(float)
-        row[:] = [trial.verdicts.quality(weight) for trial in trials]
-    errors = (draws[:, [best]] - draws).std(axis=0)
+def _chosen(trials: Sequence[_Trial], images: Images, seed: int, costs: _Costs) -> SizeChoice:
+    """The first trial stays unless another one is better beyond chance."""
+    qualities = [trial.found.quality() for trial in trials]
+    draws = _resampled(trials, images, seed)
     candidates = tuple(
         Candidate(
             config=trial.config,
             what=trial.what,
-            quality=qualities[index],
-            behind=qualities[best] - qualities[index],
-            chance=float(errors[index]),
-            gmacs=trial.gmacs,
-            milliseconds=None if speed is None else trial.gmacs / speed,
+            quality=quality,
+            gain=quality - qualities[0],
+            least=float(np.quantile(draws[:, index] - draws[:, 0], _LEVEL)),
+            gmacs=costs.gmacs(trial.config),
+            milliseconds=costs.estimated(trial.config),
         )
-        for index, trial in enumerate(trials)
+        for index, (trial, quality) in enumerate(zip(trials, qualities, strict=True))
     )
-    equal = [c for c in candidates if c.behind <= max(c.chance, _CHANCE)]
-    winner = min(equal, key=lambda c: c.gmacs)
-    size = f"{winner.config.height}x{winner.config.width}, {winner.what} layers"
-    leader = candidates[best]
-    reason = (
-        f"{size}: told good images and synthetic defects apart best"
-        if winner is leader
-        else f"{size}: the cheapest that is as good as the best, "
-        f"{leader.config.height}x{leader.config.width}, {leader.what} layers, up to chance"
+    base = candidates[0]
+    better = [c for c in candidates[1:] if c.gain >= _LEAST_GAIN and c.least > 0.0]
+    if not better:
+        larger = len(candidates) > 1
+        why = "larger inputs told synthetic defects no better" if larger else "the budget's limit"
+        return SizeChoice(base.config, candidates, f"{_size(base.config)}: {why}")
+    sizes = [candidate for candidate in better if candidate.what != "early"]
+    best = max(candidate.quality for candidate in sizes)
+    winner = min((c for c in sizes if best - c.quality <= _EQUAL), key=lambda c: c.gmacs)
+    for index, early in enumerate(candidates):
+        if early.what == "early" and early.quality - winner.quality >= _LEAST_GAIN:
+            lead = draws[:, index] - draws[:, candidates.index(winner)]
+            winner = early if np.quantile(lead, _LEVEL) > 0.0 else winner
+    return SizeChoice(
+        winner.config,
+        candidates,
+        f"{_size(winner.config)}, {winner.what} layers: told synthetic defects better than "
+        f"{_size(base.config)} by {winner.gain:.3f} (at least {winner.least:.3f})",
     )
-    return SizeChoice(winner.config, candidates, reason)
+
+
+def _resampled(trials: Sequence[_Trial], images: Images, seed: int) -> NDArray[np.float64]:
+    """Qualities (resamples, trials) over parts drawn again, the same ones for all trials."""
+    random = np.random.default_rng(seed)
+    count = int(images.parts.max()) + 1
+    draws = np.empty((_RESAMPLES, len(trials)))
+    for row in draws:
+        drawn = np.bincount(random.integers(0, count, count), minlength=count).astype(float)
+        row[:] = [trial.found.quality(drawn[images.parts]) for trial in trials]
+    return draws
+
+
+def _area(config: ModelConfig) -> int:
+    area: int = config.height * config.width  # mypy takes frozen fields for Any
+    return area
+
+
+def _size(config: ModelConfig) -> str:
+    return f"{config.height}x{config.width}"

@@ -54,15 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size",
         metavar="H[xW]",
         type=_size,
-        help="pixels of the input (256), or auto: size and layers are chosen by good images and "
-        "synthetic defects, and the table of candidates is printed",
+        help="pixels of the input, or auto (default): 256, or as much more, up to 640 and the "
+        "frames' own size, as tells synthetic defects from good images clearly better; the table "
+        "of candidates is printed",
     )
     parser.add_argument(
         "--budget-ms",
         type=float,
         metavar="MS",
-        help="of --size auto, which it implies: most milliseconds per frame of the network by ONNX "
-        "Runtime on this machine",
+        help="of --size auto: most milliseconds per frame of the network by ONNX Runtime on this "
+        "machine",
     )
     parser.add_argument(
         "--layers",
@@ -162,10 +163,13 @@ def run(args: argparse.Namespace) -> int:
     if model.decoder == "memory":
         _refuse_training_options(args)
     dataset = open_setup(args.setup or training.setup, args.data)
-    size = None
-    if args.size == "auto" or (args.size is None and args.budget_ms is not None):
-        size = SizeBudget(args.budget_ms)
-    height, width = args.size if isinstance(args.size, tuple) else (None, None)
+    fixed = isinstance(args.size, tuple)
+    if fixed and args.budget_ms is not None:
+        raise Error("--budget-ms was given with --size; it bounds --size auto: leave one out")
+    asked = args.size == "auto" or args.budget_ms is not None
+    # a run that goes on keeps its size
+    size = SizeBudget(args.budget_ms, required=asked) if asked or not (fixed or state) else None
+    height, width = args.size if fixed else (None, None)
     result = train(
         dataset,
         args.output,
