@@ -348,6 +348,7 @@ def open_openvino(
     threads: int = 0,
     streams: int = 1,
     cpus: Sequence[int] = (),
+    bfloat16: bool = False,
     content: Buffer | None = None,
 ) -> Engine:
     """Opens an ONNX file with OpenVINO on the CPU.
@@ -359,11 +360,13 @@ def open_openvino(
         threads: 0: OpenVINO chooses, or one per given CPU.
         streams: Frames that the engine's clones run at a time, at most one per core.
         cpus: The only ones to use; none: as the process's.
+        bfloat16: Compute in it.
         content: The file's bytes; None: the file is read.
 
     Raises:
         DependencyError: not built in, or the library was not found.
         ModelError: OpenVINO cannot read or compile the file.
+        DeviceError: bfloat16, and this CPU has no instructions for it.
     """
 
 def tensorrt_modules() -> list[str]:

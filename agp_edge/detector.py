@@ -73,8 +73,10 @@ class Detector:
                 `agp-edge export` or `agp-edge build`.
             device: "cpu", "cuda" or "auto": what the file is made for. "cuda" compiles an .onnx
                 file for the GPU that is here, once, and keeps the plan in a cache.
-            engine: "onnxruntime", "openvino" or "tensorrt"; None takes the fastest that is
-                installed and fits the file.
+            engine: "onnxruntime", "openvino", "openvino-bf16" or "tensorrt"; None takes the
+                fastest that is installed, fits the file and gives its scores. "openvino-bf16"
+                computes in bfloat16, faster on CPUs that have it, and its scores are a little
+                different: find the threshold with it too (docs/throughput.md).
             threshold: a frame is anomalous, and a map pixel is in the mask, when its value is
                 larger; None takes the site file's, else the manifest's.
             roi: x, y, width, height in frame pixels; None takes the site file's, else the
@@ -109,7 +111,7 @@ class Detector:
             ModelError: not a model of ours, corrupt, a newer manifest, a failed self-test; a site
                 file that is invalid, made for another file, or not signed by `verify`'s owner.
             DependencyError: the engine's package is not installed.
-            DeviceError: a plan without an NVIDIA GPU.
+            DeviceError: a plan without an NVIDIA GPU; "openvino-bf16" on a CPU without bfloat16.
             Error: an unknown device, engine or output; a CPU or a priority that this process may
                 not have.
         """
@@ -142,7 +144,8 @@ class Detector:
             priority=priority,
         )
         if self_test and self._manifest.get("self_test"):
-            self._run_self_test(text, native_engine, threads, cpus, priority)
+            score = self._self_test_score(text, native_engine, threads, cpus, priority)
+            check_self_test(self._manifest, score, self._source, engine=engine)
         self._native = _core.Detector(
             text,
             self._source,
@@ -401,9 +404,9 @@ class Detector:
             raise Error(f"the detector of '{self._source}' is closed: open the model again")
         return native
 
-    def _run_self_test(
+    def _self_test_score(
         self, text: str, engine: _core.Engine, threads: int, cpus: list[int], priority: int
-    ) -> None:
+    ) -> float:
         """Score the synthetic frame with the manifest's own settings, whatever the caller's are.
 
         On the detector's CPUs all the same: an engine may start its threads in its first run.
@@ -423,7 +426,7 @@ class Detector:
             priority=priority,
         )
         frame = self_test_frame(self._manifest, self._manifest["self_test"]["seed"])
-        check_self_test(self._manifest, native.score(frame).score, self._source)
+        return native.score(frame).score
 
 
 def _of_batch(error: Error, index: int) -> Error:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agp_edge.engines import ENGINES
 from agp_edge.errors import Error
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the figures to FILE")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write a page with pictures")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--engine", choices=("onnxruntime", "openvino", "tensorrt"))
+    parser.add_argument("--engine", choices=ENGINES)
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: chosen (default)")
 
 

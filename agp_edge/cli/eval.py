@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agp_edge.engines import ENGINES
 from agp_edge.metrics import rate_interval
 from agp_edge.threshold_text import promise_text
 
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--engine",
-        choices=("onnxruntime", "openvino", "tensorrt"),
+        choices=ENGINES,
         help="default: the first that is installed and fits the file",
     )
     parser.add_argument(

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agp_edge.engines import ENGINES
 from agp_edge.errors import DataError, FrameError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-build", action="store_true", help="never compile; take what the cache holds"
     )
-    parser.add_argument("--engine", choices=("onnxruntime", "openvino", "tensorrt"))
+    parser.add_argument("--engine", choices=ENGINES)
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: chosen (default)")
     parser.add_argument(
         "--no-self-test", action="store_true", help="open the model without checking its answers"

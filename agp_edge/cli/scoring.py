@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from agp_edge.engines import ENGINES
+
 __all__ = ["add_scoring_arguments", "share"]
 
 
@@ -28,5 +30,5 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
         "--scores", metavar="FILE", help="where scores are kept (default: MODEL.scores.jsonl)"
     )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--engine", choices=("onnxruntime", "openvino", "tensorrt"))
+    parser.add_argument("--engine", choices=ENGINES)
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: chosen (default)")

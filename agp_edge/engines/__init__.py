@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "is_plan", "open_engine"]
 
-ENGINES = ("onnxruntime", "openvino", "tensorrt")
+# The second OpenVINO is never a default: it gives other scores than every other engine.
+ENGINES = ("onnxruntime", "openvino", "openvino-bf16", "tensorrt")
 
 # A plan starts with "ftrt" (TensorRT), "vtrt" (TensorRT for RTX) or "ptrt" (before 10), an ONNX
 # file with the tag of ir_version.
@@ -80,7 +81,8 @@ def open_engine(
     Raises:
         ModelError: the engine cannot run this file.
         DependencyError: the engine's package is not installed.
-        DeviceError: a plan or device "cuda", and no NVIDIA GPU.
+        DeviceError: a plan or device "cuda", and no NVIDIA GPU; "openvino-bf16", and the CPU has
+            no bfloat16.
         Error: unknown device or engine, a CPU or a priority that this process may not have.
     """
     opening = partial(
@@ -179,7 +181,11 @@ def _open_onnx(
     if precision == "int8":
         in_order = dict(reversed(in_order.items()))
     if engine is not None:
-        return in_order[engine](path, threads=threads, content=content, streams=streams, cpus=cpus)
+        if engine == "openvino-bf16":
+            open_named = partial(openvino.open_onnx, bfloat16=True)
+        else:
+            open_named = partial(in_order[engine])
+        return open_named(path, threads=threads, content=content, streams=streams, cpus=cpus)
     missing: DependencyError | None = None
     for open_onnx in in_order.values():
         try:

@@ -23,6 +23,7 @@ def open_onnx(
     content: bytes | None = None,
     streams: int = 1,
     cpus: Sequence[int] = (),
+    bfloat16: bool = False,
 ) -> _core.Engine:
     """Load an ONNX file into OpenVINO's CPU plugin.
 
@@ -33,10 +34,12 @@ def open_onnx(
         streams: frames that its clones run at a time, at most one per core, on a share of the
             threads each.
         cpus: the only ones to use; none: as the process's.
+        bfloat16: compute in it; its scores differ from FP32's in the third digit.
 
     Raises:
         DependencyError: the engine is not in this build, or the package is not installed.
         ModelError: OpenVINO refuses the file.
+        DeviceError: bfloat16, and this CPU has no instructions for it.
     """
     from agp_edge import _core  # noqa: PLC0415  (kept out of `import agp_edge`)
 
@@ -47,6 +50,7 @@ def open_onnx(
         content=content,
         streams=streams,
         cpus=list(cpus),
+        bfloat16=bfloat16,
     )
 
 

@@ -137,7 +137,7 @@ void register_engine(py::module_& module) {
   module.def(
       "open_openvino",
       [](const std::string& path, const std::string& library_folder, int threads, int streams,
-         std::vector<int> cpus, const std::optional<py::buffer>& content) {
+         std::vector<int> cpus, bool bfloat16, const std::optional<py::buffer>& content) {
         const BorrowedBytes bytes(content);
         OpenVinoOptions options;
         options.content = bytes.view();
@@ -145,11 +145,12 @@ void register_engine(py::module_& module) {
         options.threads = threads;
         options.streams = streams;
         options.cpus = std::move(cpus);
+        options.bfloat16 = bfloat16;
         const py::gil_scoped_release release;
         return open_openvino(path, options);
       },
       py::arg("path"), py::kw_only(), py::arg("library_folder") = "", py::arg("threads") = 0,
-      py::arg("streams") = 1, py::arg("cpus") = std::vector<int>{},
+      py::arg("streams") = 1, py::arg("cpus") = std::vector<int>{}, py::arg("bfloat16") = false,
       py::arg("content") = py::none());
 }
 

@@ -62,6 +62,15 @@ def test_outside_the_tolerance(asked, score):
         check_self_test(manifest(asked, 0.5), score, "m")
 
 
+def test_an_engine_that_computes_more_coarsely():
+    check_self_test(manifest("fp32", 0.5), 0.5 * (1 + 0.9e-2), "m", engine="openvino-bf16")
+    check_self_test(manifest("int8", 0.5), 0.5 * (1 + 4.5e-2), "m", engine="openvino-bf16")
+    with pytest.raises(ModelError, match=r"within 0\.01 of it \(fp32, computed in bfloat16\)"):
+        check_self_test(manifest("fp32", 0.5), 0.506, "m", engine="openvino-bf16")
+    with pytest.raises(ModelError, match="fails"):
+        check_self_test(manifest("fp32", 0.5), 0.502, "m", engine="openvino")
+
+
 def open_with_score(write_model, path, score, **options):
     changes = {"self_test": {"seed": 11, "score": score}}
     return Detector(write_model(path, changes=changes), **options)

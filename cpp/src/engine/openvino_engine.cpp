@@ -32,7 +32,7 @@ class OpenVinoModel {
         model_(compile(path, options)) {
     read_.reset();
     name_ += " (threads " + property("INFERENCE_NUM_THREADS") + ", streams " +
-             property("NUM_STREAMS") + ")";
+             property("NUM_STREAMS") + (options.bfloat16 ? ", bfloat16)" : ")");
   }
 
   const OpenVinoLibrary& library() const noexcept { return library_; }
@@ -75,6 +75,7 @@ class OpenVinoModel {
     const int threads = options.threads == 0 && !options.cpus.empty() ? cores : options.threads;
     const std::string streams = std::to_string(std::clamp(options.streams, 1, cores));
     const std::string count = std::to_string(threads);
+    if (options.bfloat16) check_bfloat16();
     // Left alone, OpenVINO computes in bfloat16 where the CPU can: other scores than everywhere
     // else, so other decisions. Its own pinning would undo ours. Keys and values count one each.
     return make<ov_compiled_model_t>(
@@ -82,9 +83,22 @@ class OpenVinoModel {
         [&](ov_compiled_model_t** compiled) {
           return library_.core_compile_model(
               core_.get(), read_.get(), "CPU", threads > 0 ? 8U : 6U, compiled, "NUM_STREAMS",
-              streams.c_str(), "INFERENCE_PRECISION_HINT", "f32", "ENABLE_CPU_PINNING", "NO",
-              "INFERENCE_NUM_THREADS", count.c_str());
+              streams.c_str(), "INFERENCE_PRECISION_HINT", options.bfloat16 ? "bf16" : "f32",
+              "ENABLE_CPU_PINNING", "NO", "INFERENCE_NUM_THREADS", count.c_str());
         });
+  }
+
+  // OpenVINO takes bfloat16 by itself where the CPU has it, and only there.
+  void check_bfloat16() const {
+    char* value = nullptr;
+    library_.check(
+        library_.core_get_property(core_.get(), "CPU", "INFERENCE_PRECISION_HINT", &value),
+        "asking " + name_ + " for its arithmetic");
+    const std::string own_choice = value;
+    library_.free(value);
+    if (own_choice == "bf16") return;
+    throw DeviceError("bfloat16 was asked for, and this CPU has no instructions for it (" + name_ +
+                      " would take " + own_choice + "): use the engine 'openvino', in FP32");
   }
 
   // As OpenVINO has set it.

@@ -71,6 +71,7 @@ OpenVinoLibrary::OpenVinoLibrary(const std::string& folder) {
   load(library, "ov_free", free);
   load(library, "ov_core_create", core_create);
   load(library, "ov_core_free", core_free);
+  load(library, "ov_core_get_property", core_get_property);
   load(library, "ov_core_read_model", core_read_model);
   load(library, "ov_core_read_model_from_memory_buffer", core_read_model_from_memory_buffer);
   load(library, "ov_core_compile_model", core_compile_model);

@@ -30,6 +30,7 @@ struct OpenVinoLibrary {
   decltype(&::ov_free) free;
   decltype(&::ov_core_create) core_create;
   decltype(&::ov_core_free) core_free;
+  decltype(&::ov_core_get_property) core_get_property;
   decltype(&::ov_core_read_model) core_read_model;
   decltype(&::ov_core_read_model_from_memory_buffer) core_read_model_from_memory_buffer;
   decltype(&::ov_core_compile_model) core_compile_model;

@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from agp_edge import DependencyError, Detector, DeviceError, ModelError, _core
+from agp_edge.cli import main
 from agp_edge.dependencies import EXTRA_OF_MODULE, require
 from agp_edge.engines import is_plan
 from agp_edge.engines import onnxruntime as ort_engine
@@ -42,6 +44,28 @@ def test_openvino_and_onnx_runtime_agree(small_model, good_frame, bad_frame):
             np.testing.assert_allclose(
                 first.anomaly_map, second.anomaly_map, atol=1e-5 * np.ptp(first.anomaly_map)
             )
+
+
+def has_bfloat16():
+    text = Path("/proc/cpuinfo").read_text(encoding="ascii")
+    return bool(re.search(r"^flags\s*:.* avx512_bf16( |$)", text, re.MULTILINE))
+
+
+def test_bfloat16_where_the_cpu_has_it(small_model, bad_frame, image, capsys):
+    if not has_bfloat16():
+        with pytest.raises(DeviceError, match=r"no instructions for it .* use the engine 'openv"):
+            Detector(small_model, engine="openvino-bf16")
+        return
+    with (
+        Detector(small_model, engine="openvino") as fine,
+        Detector(small_model, engine="openvino-bf16") as coarse,
+    ):
+        assert coarse.engine_name.endswith(", bfloat16)")
+        assert "bfloat16" not in fine.engine_name
+        exact, rounded = fine.score(bad_frame).score, coarse.score(bad_frame).score
+    assert rounded != exact  # or it was not asked for
+    assert rounded == pytest.approx(exact, rel=1e-2)
+    assert main(["score", str(small_model), str(image), "--engine", "openvino-bf16"]) in (0, 3)
 
 
 def test_openvino_keeps_a_tensor_s_own_name(small_model, tmp_path, good_frame):
