@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agp_edge.bench.cold_start import cold_start
@@ -23,10 +24,9 @@ from agp_edge.manifest import read_manifest
 from agp_edge.site import read_site
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from agp_edge.bench.frames import Frames
@@ -137,6 +137,7 @@ def run_benchmark(
             engine=engine,
             threads=threads,
             threshold=threshold,
+            frame_format=frames.format,
         )
     warm_ups: dict[int, WarmUp] = {}
     measurements: list[Measurement] = []
@@ -151,7 +152,7 @@ def run_benchmark(
             in_flight=inflight if inflight > 1 else 0,
         ) as detector:
             warm_ups[inflight] = warm_up(
-                _score(detector),
+                _score(detector, frames.format),
                 frames.arrays,
                 least_s=plan.warm_up_least_s,
                 limit_s=plan.warm_up_limit_s,
@@ -160,7 +161,7 @@ def run_benchmark(
             measurements.extend(
                 _measure(
                     detector,
-                    frames.arrays,
+                    frames,
                     plan,
                     load=load,
                     inflight=inflight,
@@ -197,16 +198,16 @@ def decision_threshold(model: str | os.PathLike[str]) -> float | None:
     return None if read_manifest(model)["threshold"] is not None else 3e38
 
 
-def _score(detector: Detector) -> Callable[[NDArray[np.uint8]], Latency]:
-    def score(frame: NDArray[np.uint8]) -> Latency:
-        return detector.score(frame).latency
+def _score(detector: Detector, format: str | None) -> Callable[[NDArray[Any]], Latency]:
+    def score(frame: NDArray[Any]) -> Latency:
+        return detector.score(frame, format=format).latency
 
     return score
 
 
 def _measure(
     detector: Detector,
-    frames: Sequence[NDArray[np.uint8]],
+    frames: Frames,
     plan: Plan,
     *,
     load: str,
@@ -233,7 +234,7 @@ def _measure(
 
 def _samples(
     detector: Detector,
-    frames: Sequence[NDArray[np.uint8]],
+    frames: Frames,
     plan: Plan,
     *,
     load: str,
@@ -246,6 +247,7 @@ def _samples(
         common["rate_hz"] = plan.rate_hz
     if inflight == 1:
         generate = open_loop if load == "open" else closed_loop
-        return generate(_score(detector), frames, **common)
+        return generate(_score(detector, frames.format), frames.arrays, **common)
     generate_many = open_loop_in_flight if load == "open" else closed_loop_in_flight
-    return generate_many(detector.submit, frames, inflight=inflight, **common)
+    submit = partial(detector.submit, format=frames.format)
+    return generate_many(submit, frames.arrays, inflight=inflight, **common)

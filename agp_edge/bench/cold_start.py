@@ -37,7 +37,7 @@ frame = numpy.load(arguments["frame"], mmap_mode="r")
 marks.append(time.perf_counter_ns())
 detector = agp_edge.Detector(arguments["model"], **arguments["options"])
 marks.append(time.perf_counter_ns())
-detector.score(numpy.asarray(frame))
+detector.score(numpy.asarray(frame), format=arguments["format"])
 marks.append(time.perf_counter_ns())
 print(json.dumps(marks))
 """
@@ -45,9 +45,10 @@ print(json.dumps(marks))
 
 def cold_start(
     model: str | os.PathLike[str],
-    frame: NDArray[np.uint8],
+    frame: NDArray[Any],
     *,
     runs: int = 5,
+    frame_format: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Starts processes that open the model and score one frame.
@@ -58,6 +59,7 @@ def cold_start(
     Args:
         model: as for `agp_edge.Detector`.
         frame: the one that is scored; it is handed over in a file that the child maps.
+        frame_format: as `format` of `Detector.score`.
         runs: number of processes, one after the other.
         options: as for `agp_edge.Detector`; JSON types.
 
@@ -71,7 +73,14 @@ def cold_start(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frame.npy"
         np.save(path, frame)
-        arguments = json.dumps({"model": os.fspath(model), "frame": str(path), "options": options})
+        arguments = json.dumps(
+            {
+                "model": os.fspath(model),
+                "frame": str(path),
+                "format": frame_format,
+                "options": options,
+            }
+        )
         for _ in range(runs):
             started = time.perf_counter_ns()
             done = subprocess.run(

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agp_edge.bench.formats import FORMATS, in_format
 from agp_edge.errors import DataError, Error
 from agp_edge.images import list_images, read_image
 from agp_edge.self_test import synthetic_frame
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -29,14 +29,17 @@ MOST_BYTES = 1 << 30
 class Frames:
     """Decoded frames in memory, and what can be said about them."""
 
-    arrays: tuple[NDArray[np.uint8], ...]
-    """uint8 (H, W, 3) BGR or (H, W)."""
+    arrays: tuple[NDArray[Any], ...]
+    """uint8 (H, W, 3) BGR or (H, W), or as `format` says."""
 
     source: str
     """"folder" or "synthetic"."""
 
     seed: int | None
     """Of synthetic ones."""
+
+    format: str | None = None
+    """As for `Detector.score`; None: BGR and mono, by the shape."""
 
     left_out: int = 0
     """Images of the folder that did not fit into `MOST_BYTES`."""
@@ -46,7 +49,9 @@ class Frames:
         sizes: dict[str, int] = {}
         digest = hashlib.sha256()
         for array in self.arrays:
-            kind = f"{array.shape[1]}x{array.shape[0]} {'bgr8' if array.ndim == 3 else 'mono8'}"
+            format = self.format or ("bgr8" if array.ndim == 3 else "mono8")
+            height = array.shape[0] * 2 // 3 if format == "nv12" else array.shape[0]
+            kind = f"{array.shape[1]}x{height} {format}"
             sizes[kind] = sizes.get(kind, 0) + 1
             digest.update(repr(array.shape).encode())
             digest.update(array.data)
@@ -60,18 +65,27 @@ class Frames:
         }
 
 
-def read_frames(folder: str | os.PathLike[str]) -> Frames:
+def read_frames(folder: str | os.PathLike[str], *, format: str | None = None) -> Frames:
     """Decodes the images that lie directly in `folder`, up to 1 GiB of pixels.
+
+    Args:
+        folder: of image files.
+        format: one of `FORMATS`: the pictures as a camera of that format would send them; None: as
+            they are stored, BGR or grey.
 
     Raises:
         DataError: no image there, or one that cannot be read; the first alone is too large.
         DependencyError: OpenCV is not installed.
+        Error: an unknown format.
     """
+    _check_format(format)
     paths = list_images(folder)
-    arrays: list[NDArray[np.uint8]] = []
+    arrays: list[NDArray[Any]] = []
     size = 0
     for path in paths:
-        frame = read_image(path)
+        frame: NDArray[Any] = read_image(path)
+        if format is not None:
+            frame = in_format(frame, format)
         if size + frame.nbytes > MOST_BYTES:
             break
         size += frame.nbytes
@@ -79,7 +93,11 @@ def read_frames(folder: str | os.PathLike[str]) -> Frames:
     if not arrays:
         raise DataError(f"image '{paths[0]}' has more than {MOST_BYTES} bytes of pixels")
     return Frames(
-        arrays=tuple(arrays), source="folder", seed=None, left_out=len(paths) - len(arrays)
+        arrays=tuple(arrays),
+        source="folder",
+        seed=None,
+        format=format,
+        left_out=len(paths) - len(arrays),
     )
 
 
@@ -91,26 +109,31 @@ def synthetic_frames(width: int, height: int, *, format: str = "bgr8", seed: int
     Args:
         width: pixels.
         height: pixels.
-        format: "bgr8" or "mono8".
+        format: one of `FORMATS`.
         seed: of the first frame; the others follow.
 
     Raises:
-        Error: a side of less than 1, or another format.
+        Error: a side of less than 1 (of less than 2 but for colour and mono), or another format.
     """
-    if min(width, height) < 1:
-        raise Error(f"the frame's size is {width}x{height}: expected 1x1 or more")
-    if format not in ("bgr8", "mono8"):
-        raise Error(f"unknown format '{format}' of synthetic frames: expected bgr8 or mono8")
-    channels = 3 if format == "bgr8" else 1
-    count = min(16, max(2, -(-RING_BYTES // (width * height * channels))))
+    _check_format(format)
+    least = 2 if format.startswith(("bayer", "nv12")) else 1
+    if min(width, height) < least:
+        raise Error(f"the frame's size is {width}x{height}: expected {least}x{least} or more")
     # One is generated, which takes a second at full HD, and the others are it shifted cyclically:
     # different pixels in different memory, the same statistics.
-    first = synthetic_frame(seed, height, width)
-    if channels == 1:
-        first = first[:, :, 0].copy()
-    return Frames(arrays=tuple(_shifted(first, count)), source="synthetic", seed=seed)
+    picture = synthetic_frame(seed, height, width)
+    first = in_format(picture, format)
+    count = min(16, max(2, -(-RING_BYTES // first.nbytes)))
+    step = max(1, height // count)
+    shifted = (np.roll(picture, number * step, axis=0) for number in range(1, count))
+    return Frames(
+        arrays=(first, *(in_format(each, format) for each in shifted)),
+        source="synthetic",
+        seed=seed,
+        format=format,
+    )
 
 
-def _shifted(frame: NDArray[np.uint8], count: int) -> Sequence[NDArray[np.uint8]]:
-    step = max(1, frame.shape[0] // count)
-    return [np.roll(frame, number * step, axis=0) for number in range(count)]
+def _check_format(format: str | None) -> None:
+    if format is not None and format not in FORMATS:
+        raise Error(f"unknown format '{format}' of frames: expected one of {', '.join(FORMATS)}")

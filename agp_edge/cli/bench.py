@@ -60,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="synthetic frames of this size (default: 1920x1080)",
     )
     parser.add_argument(
-        "--format", choices=("bgr8", "mono8"), default="bgr8", help="of synthetic frames"
+        "--format",
+        help="as a camera sends them: mono12, bayer_rggb8, nv12, ... as in docs/frames.md "
+        "(default: bgr8; with --frames as the files are stored)",
     )
     parser.add_argument(
         "--duration", type=float, default=30.0, metavar="S", help="of each load (default: 30)"
@@ -203,8 +205,8 @@ def _frames(args: argparse.Namespace) -> Frames:
     from agp_edge.bench.frames import read_frames, synthetic_frames  # noqa: PLC0415
 
     if args.frames is not None:
-        return read_frames(args.frames)
-    return synthetic_frames(*args.size, format=args.format)
+        return read_frames(args.frames, format=args.format)
+    return synthetic_frames(*args.size, format=args.format or "bgr8")
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -54,13 +54,20 @@ def run_against(
     with Detector(
         model, device=device, engine=engine, threads=threads, threshold=decision_threshold(model)
     ) as detector:
-        ways, left_out = open_ways(model, detector.manifest, names, models=models, threads=threads)
+        ways, left_out = open_ways(
+            model,
+            detector.manifest,
+            names,
+            models=models,
+            threads=threads,
+            format=frames.format,
+        )
         timed = _trtexec(model, names, duration_s, left_out)
         if not ways and timed is None:
             raise Error(f"nothing to compare with: {'; '.join(left_out)}")
 
         def ours(frame: NDArray[Any]) -> float:
-            return detector.score(frame).score
+            return detector.score(frame, format=frames.format).score
 
         table = side_by_side(
             ours,

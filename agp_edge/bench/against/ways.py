@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agp_edge.bench.against.anomalib import open_anomalib
@@ -12,11 +13,15 @@ from agp_edge.bench.against.plain import (
     openvino_opencv,
     openvino_opencv_fp32,
 )
+from agp_edge.bench.formats import bgr_decoder
 from agp_edge.engines import is_plan
 from agp_edge.errors import DependencyError, Error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from agp_edge.bench.against.way import Way
 
@@ -36,6 +41,7 @@ def open_ways(
     *,
     models: Sequence[str | os.PathLike[str]] = (),
     threads: int = 0,
+    format: str | None = None,
 ) -> tuple[list[Way], list[str]]:
     """Opens the ways that score frames in this process.
 
@@ -45,6 +51,7 @@ def open_ways(
         names: of `NAMES`; "all" takes what is installed and fits.
         models: files of anomalib's, for "anomalib".
         threads: of each; 0: each one's own choice.
+        format: of the frames; what is not BGR or mono goes through OpenCV's conversion first.
 
     Returns:
         The ways, and a sentence for each that "all" had to leave out.
@@ -78,4 +85,8 @@ def open_ways(
                     raise
                 left_out.append(str(error))
     ways.extend(open_anomalib(path, threads=threads) for path in models)
-    return ways, left_out
+    return [_after(bgr_decoder(format or "bgr8"), way) for way in ways], left_out
+
+
+def _after(decode: Callable[[NDArray[Any]], NDArray[np.uint8]], way: Way) -> Way:
+    return replace(way, score=lambda frame: way.score(decode(frame)))

@@ -6,11 +6,13 @@ import json
 import re
 import time
 
+import cv2
 import numpy as np
 import pytest
 
 from agp_edge import DataError, Detector, Error, _core
 from agp_edge.bench import Plan, read_benchmark, run_benchmark, write_json
+from agp_edge.bench.formats import FORMATS, bgr_decoder, in_format
 from agp_edge.bench.frames import read_frames, synthetic_frames
 from agp_edge.cli import main
 
@@ -161,8 +163,6 @@ def test_a_stall_of_200_ms_at_60_frames_a_second(small_model, monkeypatch):
 
 
 def test_real_frames(small_model, tmp_path, good_frame):
-    import cv2
-
     cv2.imwrite(str(tmp_path / "colour.png"), good_frame)
     cv2.imwrite(str(tmp_path / "mono.png"), good_frame[:50, :, 0])
     frames = read_frames(tmp_path)
@@ -178,9 +178,40 @@ def test_synthetic_frames_are_the_same_every_time():
     first, second = synthetic_frames(64, 48), synthetic_frames(64, 48)
     assert first.to_dict() == second.to_dict()
     assert len({array.tobytes() for array in first.arrays}) == len(first.arrays) == 16
-    mono = synthetic_frames(64, 48, format="mono8")
-    assert mono.arrays[0].shape == (48, 64)
     assert len(synthetic_frames(1500, 2048).arrays) == 11
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_shows_the_same_picture(small_model, format):
+    """Through the detector, and through OpenCV's conversion, as `--against` does it."""
+    frames, plain = (synthetic_frames(130, 98, format=name) for name in (format, "bgr8"))
+    assert frames.to_dict()["sizes"] == {f"130x98 {format}": 16}
+    decode = bgr_decoder(format)
+    with Detector(small_model) as detector:
+        for frame, picture in zip(frames.arrays, plain.arrays, strict=True):
+            score = detector.score(frame, format=format).score
+            # OpenCV rounds, and treats the border otherwise
+            assert detector.score(decode(frame)).score == pytest.approx(score, rel=0.06)
+            if format in ("bgr8", "rgb8"):
+                assert detector.score(picture).score == pytest.approx(score, rel=1e-6)
+    smooth = cv2.GaussianBlur(plain.arrays[0], (0, 0), 4)
+    expected = cv2.cvtColor(smooth, cv2.COLOR_BGR2GRAY) if "mono" in format else smooth
+    shown = decode(in_format(smooth, format)).astype(int)
+    assert np.abs(shown - expected).max() <= (6 if format == "nv12" else 3)
+
+
+@pytest.mark.parametrize("source", ["synthetic", "folder"])
+def test_a_camera_s_format_on_the_command_line(small_model, tmp_path, good_frame, source, capsys):
+    cv2.imwrite(str(tmp_path / "colour.png"), good_frame)
+    options = ["--frames", str(tmp_path)] if source == "folder" else ["--size", "128x96"]
+    options += ["--format=bayer_grbg12", "--duration=0.2", "--inflight=1,2", "--cold=1"]
+    options += ["--warm-up=0.5", "--against=onnxruntime"]
+    assert main(["bench", str(small_model), *options]) == 0
+    said = capsys.readouterr().out
+    assert "128x96 bayer_grbg12" in said
+    differs = re.search(r"^ONNX Runtime \+ OpenCV: scores .* (\d+\.\d+)%", said, re.MULTILINE)
+    assert differs
+    assert float(differs.group(1)) < 15  # tiny and noisy: without decoding it would be far more
 
 
 def test_a_model_without_a_threshold(write_model, tmp_path):
@@ -197,7 +228,9 @@ def test_a_model_without_a_threshold(write_model, tmp_path):
     ("arguments", "message"),
     [(["--duration", "0"], "duration_s is 0.0"), (["--rate", "-1"], "rate_hz is -1.0"),
      (["--inflight", "0"], "inflight is"), (["--deadline", "-5"], "deadline_ms is"),
-     (["--size", "0x5"], "the frame's size is 0x5"), (["--frames", "nowhere"], "does not exist")],
+     (["--size", "0x5"], "the frame's size is 0x5"), (["--format", "yuy2"], "unknown format"),
+     (["--size", "3x1", "--format", "nv12"], "expected 2x2"),
+     (["--frames", "nowhere"], "does not exist")],
 )  # fmt: skip
 def test_refused(small_model, capsys, arguments, message):
     assert main(["bench", str(small_model), *arguments]) == 1
