@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agp_edge.errors import DeviceError
 
-__all__ = ["Gpu", "find_gpus"]
+__all__ = ["Gpu", "device_memory_in_use", "find_gpus"]
 
 # Constants of cuda.h.
 COMPUTE_CAPABILITY_MAJOR = 75
@@ -35,15 +35,7 @@ def find_gpus() -> tuple[Gpu, ...]:
     Raises:
         DeviceError: no driver, a driver that does not start, or no device.
     """
-    file = os.environ.get("AGP_EDGE_CUDA_DRIVER") or "libcuda.so.1"  # as cuda_driver.cpp
-    try:
-        driver = ctypes.CDLL(file)
-    except OSError as error:
-        raise DeviceError(
-            f"no NVIDIA GPU can be used here: the driver's library {file} was not found; "
-            "run on a machine with an NVIDIA GPU and driver, or open the .onnx file on the CPU"
-        ) from error
-    _check(driver, driver.cuInit(0), "cuInit")
+    driver = _open_driver()
     count = ctypes.c_int()
     _check(driver, driver.cuDeviceGetCount(ctypes.byref(count)), "cuDeviceGetCount")
     if count.value == 0:
@@ -55,6 +47,49 @@ def find_gpus() -> tuple[Gpu, ...]:
     _check(driver, driver.cuDriverGetVersion(ctypes.byref(version)), "cuDriverGetVersion")
     driver_cuda = (version.value // 1000, version.value % 1000 // 10)
     return tuple(_describe(driver, index, driver_cuda) for index in range(count.value))
+
+
+def device_memory_in_use() -> int:
+    """Bytes of the first GPU's memory that are in use, by all programs; on a Jetson of its DRAM.
+
+    The driver counts per device, not per process. The GPU's context is taken as it is and is
+    started where nobody did.
+
+    Raises:
+        DeviceError: as `find_gpus`, or the driver does not say.
+    """
+    driver = _open_driver()
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    _check(driver, driver.cuDeviceGet(ctypes.byref(device), 0), "cuDeviceGet")
+    _check(
+        driver,
+        driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device),
+        "cuDevicePrimaryCtxRetain",
+    )
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    try:
+        _check(driver, driver.cuCtxPushCurrent_v2(context), "cuCtxPushCurrent")
+        try:
+            status = driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+            _check(driver, status, "cuMemGetInfo")
+        finally:
+            driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+    finally:
+        driver.cuDevicePrimaryCtxRelease_v2(device)
+    return total.value - free.value
+
+
+def _open_driver() -> ctypes.CDLL:
+    file = os.environ.get("AGP_EDGE_CUDA_DRIVER") or "libcuda.so.1"  # as cuda_driver.cpp
+    try:
+        driver = ctypes.CDLL(file)
+    except OSError as error:
+        raise DeviceError(
+            f"no NVIDIA GPU can be used here: the driver's library {file} was not found; "
+            "run on a machine with an NVIDIA GPU and driver, or open the .onnx file on the CPU"
+        ) from error
+    _check(driver, driver.cuInit(0), "cuInit")
+    return driver
 
 
 def _describe(driver: ctypes.CDLL, index: int, driver_cuda: tuple[int, int]) -> Gpu:

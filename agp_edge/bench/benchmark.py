@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agp_edge.bench.cold_start import cold_start
+from agp_edge.bench.jetson_stats import open_jetson_stats
 from agp_edge.bench.load import closed_loop, open_loop
 from agp_edge.bench.load_in_flight import closed_loop_in_flight, open_loop_in_flight
 from agp_edge.bench.measurement import Measurement
@@ -20,6 +21,7 @@ from agp_edge.bench.system import System
 from agp_edge.bench.warm_up import WarmUp, warm_up
 from agp_edge.detector import Detector
 from agp_edge.errors import Error
+from agp_edge.gpu import device_memory_in_use
 from agp_edge.manifest import read_manifest
 from agp_edge.site import read_site
 
@@ -116,14 +118,27 @@ def run_benchmark(
         device: as for `agp_edge.Detector`.
         engine: as for `agp_edge.Detector`.
         threads: as for `agp_edge.Detector`.
-        system: where clocks and power are read; None: this machine.
+        system: where clocks and power are read; None: this machine, and jetson-stats where it is
+            installed.
         watch: a context around each load, for a display.
 
     Raises:
         ModelError, DependencyError, DeviceError: as for `agp_edge.Detector`.
         Error: a frame fails, or a cold start does.
     """
-    system = system or System()
+    if system is None:
+        with open_jetson_stats() as jetson_stats:
+            return run_benchmark(
+                model,
+                frames,
+                plan,
+                cold_runs=cold_runs,
+                device=device,
+                engine=engine,
+                threads=threads,
+                system=System(jetson_stats=jetson_stats),
+                watch=watch,
+            )
     record = provenance(system)  # before the load: its own is not the machine's
     threshold = decision_threshold(model)
     cold = None
@@ -219,7 +234,8 @@ def _measure(
     name = f"{load} loop, {inflight} in flight"
     shown = nullcontext() if watch is None else watch(name, plan.duration_s, recorder)
     reset_peak_rss()
-    with shown, Monitor(system) as monitor:
+    memory = device_memory_in_use if detector.is_on_gpu else None
+    with shown, Monitor(system, device_memory=memory) as monitor:
         samples = _samples(detector, frames, plan, load=load, inflight=inflight, recorder=recorder)
     return Measurement(
         load=load,

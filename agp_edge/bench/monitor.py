@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from agp_edge.bench.system import Reading, System
@@ -19,9 +20,24 @@ __all__ = ["Monitor"]
 class Monitor:
     """Context manager around a load: a thread that takes a reading at once, and every second."""
 
-    def __init__(self, system: System, *, interval_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        system: System,
+        *,
+        interval_s: float = 1.0,
+        device_memory: Callable[[], int] | None = None,
+    ) -> None:
+        """Begins with the context.
+
+        Args:
+            system: what is read.
+            interval_s: between two readings.
+            device_memory: bytes of the GPU's memory in use; None: no GPU is at work.
+        """
         self._system = system
         self._interval = interval_s
+        self._device_memory = device_memory
+        self._device_bytes: list[int] = []
         self._readings: list[tuple[float, Reading]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="bench-monitor", daemon=True)
@@ -65,6 +81,10 @@ class Monitor:
             "power_w": None if energy is None or seconds <= 0 else energy / seconds,
             "energy_per_frame_j": None if energy is None or frames == 0 else energy / frames,
             "throttled": self._throttled(),
+            "peak_device_bytes": max(self._device_bytes, default=None),
+            "peak_gpu_dram_bytes": max(
+                (r.gpu_memory for r in readings if r.gpu_memory is not None), default=None
+            ),
         }
 
     def _watch(self) -> None:
@@ -73,6 +93,8 @@ class Monitor:
 
     def _take(self) -> None:
         self._readings.append((time.monotonic(), self._system.read()))
+        if self._device_memory is not None:
+            self._device_bytes.append(self._device_memory())
 
     def _energy(self) -> float | None:
         """Joules from the first to the last reading: a counter's, else power by trapezia."""

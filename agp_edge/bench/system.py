@@ -1,6 +1,6 @@
-"""What the machine does meanwhile: clocks, governor, temperatures, power, throttling; from sysfs.
+"""What the machine does meanwhile: clocks, governor, temperatures, power, throttling.
 
-Every figure is read below a root folder, "/" on a real machine. What a machine does not have is
+From sysfs, and from jetson-stats what that does not show. Every figure of sysfs is read below a root folder, "/" on a real machine. What a machine does not have is
 left out: a virtual machine has next to nothing, a Jetson nearly everything.
 """
 
@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import platform
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from agp_edge.bench.jetson_stats import JetsonStats
 
 __all__ = ["Reading", "System"]
 
@@ -40,6 +42,9 @@ class Reading:
     throttling: dict[str, int] = field(default_factory=dict)
     """Counters that only grow, by name, and the state of passive cooling, 0 for none."""
 
+    gpu_memory: int | None = None
+    """Bytes of a Jetson's DRAM that its GPU has, of all programs."""
+
     energy_j: float | None = None
     """Of a counter that only grows (RAPL), where there is one that may be read."""
 
@@ -53,14 +58,17 @@ class Reading:
 
 
 class System:
-    """Reads one machine's sysfs and procfs."""
+    """Reads one machine's sysfs and procfs, and jetson-stats where there is a connection."""
 
-    def __init__(self, root: str | os.PathLike[str] = "/") -> None:
+    def __init__(
+        self, root: str | os.PathLike[str] = "/", jetson_stats: JetsonStats | None = None
+    ) -> None:
         self._root = Path(root)
+        self._stats = jetson_stats
 
     def read(self) -> Reading:
         """Everything that changes; a file that cannot be read is left out."""
-        return Reading(
+        reading = Reading(
             cpu_mhz=tuple(
                 value / 1e3 for value in self._cpu_files("cpufreq/scaling_cur_freq", _number)
             ),
@@ -70,10 +78,22 @@ class System:
             throttling=dict(self._throttling()),
             energy_j=self._energy(),
         )
+        stats = self._stats
+        if stats is None:
+            return reading
+        return replace(
+            reading,
+            cpu_mhz=reading.cpu_mhz or stats.cpu_mhz(),
+            gpu_mhz=stats.gpu_mhz() if reading.gpu_mhz is None else reading.gpu_mhz,
+            temperatures=reading.temperatures or stats.temperatures(),
+            rails_w=reading.rails_w or stats.rails_w(),
+            gpu_memory=stats.gpu_memory(),
+        )
 
     def describe(self) -> dict[str, Any]:
         """Everything that stays: processor, governor, limits of the clocks, power mode."""
         governors = sorted(set(self._cpu_files("cpufreq/scaling_governor", str)))
+        stats = {} if self._stats is None else self._stats.describe()
         limits = [value / 1e3 for value in self._cpu_files("cpufreq/scaling_max_freq", _number)]
         return {
             "cpu": self._processor(),
@@ -82,7 +102,8 @@ class System:
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
             "governors": governors,
             "cpu_limit_mhz": max(limits, default=None),
-            "nvpmodel": self._nvpmodel(),
+            "nvpmodel": self._nvpmodel() or stats.get("nvpmodel"),
+            "jetson_stats": stats or None,
             "load_average": self._load_average(),
         }
 

@@ -107,6 +107,9 @@ def remarks(benchmark: Benchmark) -> Iterator[str]:
         yield f"CPU governor {', '.join(slow)}: clocks follow the load; 'performance' is steadier"
     if machine["nvpmodel"]:
         yield f"nvpmodel mode {machine['nvpmodel']}"
+    stats = machine.get("jetson_stats")
+    if stats and stats["problem"]:
+        yield f"jetson-stats {stats['version']} could not be read: {stats['problem']}"
 
 
 def _measurement_lines(measurement: Measurement) -> Iterator[str]:
@@ -174,6 +177,7 @@ def load_remarks(measurement: Measurement) -> Iterator[str]:
     if share_of_stages is not None and share_of_stages < 0.95:
         yield f"the stages explain only {share_of_stages:.0%} of the whole"
     machine = measurement.machine
+    yield from _memory_lines(measurement)
     if machine["power_w"] is not None:
         yield (
             f"{machine['power_w']:.1f} W, {machine['energy_per_frame_j']:.3g} J per frame "
@@ -181,6 +185,17 @@ def load_remarks(measurement: Measurement) -> Iterator[str]:
         )
     for reason in machine["throttled"]:
         yield f"THROTTLED: {reason}"
+
+
+def _memory_lines(measurement: Measurement) -> Iterator[str]:
+    named = (
+        ("this process", measurement.peak_rss),
+        ("the GPU, of all programs", measurement.machine.get("peak_device_bytes")),
+        ("the GPU's part of the DRAM", measurement.machine.get("peak_gpu_dram_bytes")),
+    )
+    known = [f"{name} {size / 2**20:.0f} MiB" for name, size in named if size is not None]
+    if known:
+        yield f"most memory: {', '.join(known)}"
 
 
 def comparison_lines(comparison: LatencyComparison) -> Iterator[str]:
