@@ -61,6 +61,7 @@ class Detector:
         priority: int = 0,
         wait: str = "spin",
         geometries: int = 4,
+        device_times: bool = False,
         self_test: bool = True,
         build: bool = True,
         site: str | os.PathLike[str] | None = None,
@@ -99,6 +100,8 @@ class Detector:
             geometries: how many frame geometries (size, pitch, format, kind of memory) keep their
                 buffers and CUDA graph on a GPU, the last used ones; the first frame of a new one
                 takes longer.
+            device_times: on a GPU, measure the parts of the work with CUDA events for
+                `Result.latency`, which costs some microseconds a frame.
             self_test: score the manifest's synthetic frame and compare; False opens the model
                 unchecked.
             build: False never compiles: an .onnx file with device="cuda" has to be in the cache.
@@ -157,6 +160,7 @@ class Detector:
             priority=priority,
             wait=wait,
             geometries=geometries,
+            device_times=device_times,
             **native_settings(self._site, threshold=threshold, roi=roi, min_area=min_area),
         )
         # Also when the interpreter ends: none of its threads may ask for the GIL after that.
@@ -315,6 +319,8 @@ class Detector:
             roi=native.view,
             latency=Latency(
                 wait_ms=latency.wait_ms,
+                copy_ms=latency.copy_ms,
+                copy_back_ms=latency.copy_back_ms,
                 preprocess_ms=latency.preprocess_ms,
                 execute_ms=latency.execute_ms,
                 postprocess_ms=latency.postprocess_ms,
@@ -367,6 +373,11 @@ class Detector:
     def engine_name(self) -> str:
         """Name, version and settings of the engine: "OpenVINO 2026.4.1 (threads 2, streams 1)"."""
         return self._open().engine_name
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether frames are scored in a GPU's memory."""
+        return self._open().is_on_gpu
 
     def close(self, *, drain: bool = True) -> None:
         """Take no more frames, wait for those handed in, release the engine and its buffers.

@@ -21,10 +21,17 @@ CONTOUR_BGR = (255, 255, 255)
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Where the time of one frame went: milliseconds of the steady clock."""
+    """Where the time of one frame went: milliseconds of the steady clock.
+
+    With `device_times` of a detector on a GPU the parts there are the GPU's own, by CUDA events;
+    starting them, and waking up after them, is in none of the parts.
+    """
 
     wait_ms: float = 0.0
     """For room among the frames in flight and for other frames' turn."""
+
+    copy_ms: float | None = None
+    """The frame into the GPU's memory, by the CPU and by the GPU; None without `device_times`."""
 
     preprocess_ms: float
     """Region of interest, resize, colour, normalise."""
@@ -34,6 +41,9 @@ class Latency:
 
     postprocess_ms: float
     """Upsample, blur, score, mask, regions."""
+
+    copy_back_ms: float | None = None
+    """The result from there; None without `device_times`."""
 
     total_ms: float
     """From the frame's entry to the result, the wait included."""

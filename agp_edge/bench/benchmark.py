@@ -165,6 +165,7 @@ def run_benchmark(
             threads=threads,
             threshold=threshold,
             in_flight=inflight if inflight > 1 else 0,
+            device_times=True,
         ) as detector:
             warm_ups[inflight] = warm_up(
                 _score(detector, frames.format),

@@ -1,7 +1,8 @@
 """What the machine does meanwhile: clocks, governor, temperatures, power, throttling.
 
-From sysfs, and from jetson-stats what that does not show. Every figure of sysfs is read below a root folder, "/" on a real machine. What a machine does not have is
-left out: a virtual machine has next to nothing, a Jetson nearly everything.
+From sysfs, and from jetson-stats what that does not show. Every figure of sysfs is read below a
+root folder, "/" on a real machine. What a machine does not have is left out: a virtual machine has
+next to nothing, a Jetson nearly everything.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ OwnedDetector open(const std::string& manifest_json, const std::string& source,
                    int min_area, std::uint8_t outputs, int threads,
                    const std::vector<std::vector<std::pair<double, double>>>& ignored,
                    const std::optional<std::pair<int, std::vector<float>>>& tail, int in_flight,
-                   std::vector<int> cpus, int priority, const std::string& wait, int geometries) {
+                   std::vector<int> cpus, int priority, const std::string& wait, int geometries,
+                   bool device_times) {
   DetectorOptions options;
   if (tail) options.calibration_tail = CalibrationTail{tail->first, tail->second};
   options.threshold = threshold;
@@ -51,6 +52,7 @@ OwnedDetector open(const std::string& manifest_json, const std::string& source,
   options.threads = threads;
   options.wait = wait_from(wait);
   options.geometries = geometries;
+  options.device_times = device_times;
   for (const auto& corners : ignored) {
     Polygon& polygon = options.ignored.emplace_back();
     for (const auto& [x, y] : corners) polygon.push_back(Point{x, y});
@@ -171,7 +173,7 @@ void register_detector(py::module_& module) {
            py::arg("ignored") = std::vector<std::vector<std::pair<double, double>>>{},
            py::arg("calibration_tail") = py::none(), py::arg("in_flight") = 0,
            py::arg("cpus") = std::vector<int>{}, py::arg("priority") = 0, py::arg("wait") = "spin",
-           py::arg("geometries") = PipelineOptions().geometries)
+           py::arg("geometries") = PipelineOptions().geometries, py::arg("device_times") = false)
       .def("score", &score, py::arg("frame"), py::arg("format") = py::none())
       .def("submit", &submit, py::arg("frame"), py::arg("format"), py::arg("timeout"),
            py::arg("done"))
@@ -188,7 +190,10 @@ void register_detector(py::module_& module) {
       .def_property_readonly("mask_threshold",
                              [](const Detector& self) { return self.decision().mask_threshold; })
       .def_property_readonly("engine_name",
-                             [](const Detector& self) { return self.engine().name(); });
+                             [](const Detector& self) { return self.engine().name(); })
+      .def_property_readonly("is_on_gpu", [](const Detector& self) {
+        return self.engine().memory() == Memory::kDevice;
+      });
 }
 
 }  // namespace agp_edge::bindings

@@ -76,6 +76,8 @@ void register_result(py::module_& module) {
       });
   py::class_<Latency>(module, "NativeLatency")
       .def_readonly("wait_ms", &Latency::wait_ms)
+      .def_readonly("copy_ms", &Latency::copy_ms)
+      .def_readonly("copy_back_ms", &Latency::copy_back_ms)
       .def_readonly("preprocess_ms", &Latency::preprocess_ms)
       .def_readonly("execute_ms", &Latency::execute_ms)
       .def_readonly("postprocess_ms", &Latency::postprocess_ms)

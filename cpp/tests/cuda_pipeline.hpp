@@ -1,11 +1,13 @@
 // A small pipeline with an engine in device memory, for tests on the fake driver.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <memory>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "agp_edge/callable_engine.hpp"
@@ -24,10 +26,12 @@ struct BlockMean {
   const float* in = nullptr;
   float* out = nullptr;
   int calls = 0;
+  std::chrono::milliseconds takes{0};
   enum { kGood, kWritesNothing, kThrows, kThrowsSecond, kSynchronises } behaviour = kGood;
 
   static void compute(void* user) {
     const auto& self = *static_cast<BlockMean*>(user);
+    std::this_thread::sleep_for(self.takes);
     constexpr int kStep = kSide / kGrid;
     for (int cell = 0; cell < kGrid * kGrid; ++cell) {
       float sum = 0;

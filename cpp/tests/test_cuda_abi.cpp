@@ -9,6 +9,12 @@
 #include <cstddef>
 #include <type_traits>
 
+// Newer headers mean a second version of it, which older drivers do not have; both take the same.
+#ifdef cuEventElapsedTime
+#undef cuEventElapsedTime
+extern "C" decltype(cuEventElapsedTime_v2) cuEventElapsedTime;
+#endif
+
 namespace {
 
 // Opaque handles and enums have names of their own in cuda.h; size, kind and constness must agree.
@@ -49,6 +55,7 @@ TEST(constants) {
   CHECK(CU_GRAPH_NODE_TYPE_MEMCPY == 1);
   CHECK(CU_EVENT_BLOCKING_SYNC == 1);
   CHECK(CU_EVENT_DISABLE_TIMING == 2);
+  CHECK(CU_EVENT_RECORD_EXTERNAL == 1);
   CHECK(CUDA_ERROR_NOT_READY == 600);
   CHECK(CU_MEMHOSTALLOC_PORTABLE == 1);
   CHECK(CU_MEMHOSTALLOC_DEVICEMAP == 2);

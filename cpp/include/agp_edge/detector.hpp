@@ -35,9 +35,10 @@ struct DetectorOptions {
   int min_area = 0;              // anomaly-map pixels
   std::vector<Polygon> ignored;  // don't-care areas, frame pixels; see Decision
   std::uint8_t outputs = kAll;
-  int threads = 0;          // of the CPU stages and the engine; 0: chosen
-  Wait wait = Wait::kSpin;  // for a GPU
-  int geometries = 4;       // see PipelineOptions
+  int threads = 0;            // of the CPU stages and the engine; 0: chosen
+  Wait wait = Wait::kSpin;    // for a GPU
+  int geometries = 4;         // see PipelineOptions
+  bool device_times = false;  // see PipelineOptions
   // Frames that submit() works on at a time, each with buffers of its own. 0: kDefaultInFlight,
   // made by the first submit(); else made at once, and a CPU engine opened for throughput.
   int in_flight = 0;

@@ -26,6 +26,8 @@ struct PipelineOptions {
   // Frame geometries (size, pitch, format, kind of memory) whose graphs and buffers are kept on a
   // GPU, the last used ones; 1 or more.
   int geometries = 4;
+  // Measure a GPU's parts of the work with CUDA events, for Latency: a few microseconds a frame.
+  bool device_times = false;
 };
 
 class Pipeline {

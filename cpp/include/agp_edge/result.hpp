@@ -21,9 +21,12 @@ struct Region {
   int peak_y = 0;
 };
 
-// Milliseconds of the steady clock; the total counts from the call.
+// Milliseconds of the steady clock; the total counts from the call. With PipelineOptions.
+// device_times the parts on a GPU are the GPU's own, and starting it and waking up are in none.
 struct Latency {
   double wait_ms = 0;  // for room in the queue and for a free pipeline: other frames' time
+  std::optional<double> copy_ms;       // to the GPU, by the CPU and by the GPU; device_times only
+  std::optional<double> copy_back_ms;  // device_times only
   double preprocess_ms = 0;
   double execute_ms = 0;
   double postprocess_ms = 0;

@@ -22,6 +22,7 @@ constexpr int kAttributeMinor = 76;
 constexpr unsigned kStreamNonBlocking = 1;
 constexpr unsigned kEventBlockingSync = 1;
 constexpr unsigned kEventDisableTiming = 2;
+constexpr unsigned kEventRecordExternal = 1;
 constexpr Result kNotReady = 600;
 constexpr unsigned kHostPortable = 1;   // pinned for every context
 constexpr unsigned kHostDeviceMap = 2;  // and with an address for the GPU
@@ -301,6 +302,30 @@ void Event::wait() {
     while ((result = driver.cuEventQuery(event_)) == kNotReady) pause_core();
   }
   driver.check(result, "the work on the GPU");
+}
+
+TimedEvent::TimedEvent(std::shared_ptr<const Context> context) : context_(std::move(context)) {
+  const Current current(*context_);
+  context_->driver().check(context_->driver().cuEventCreate(&event_, 0), "creating a CUDA event");
+}
+
+TimedEvent::~TimedEvent() {
+  release_in(*context_, [this](const Driver& driver) { driver.cuEventDestroy_v2(event_); });
+}
+
+void TimedEvent::mark(Stream stream, bool recording) {
+  const Driver& driver = context_->driver();
+  driver.check(recording ? driver.cuEventRecordWithFlags(event_, stream, kEventRecordExternal)
+                         : driver.cuEventRecord(event_, stream),
+               "marking a part of the frame's work");
+}
+
+double TimedEvent::milliseconds_since(const TimedEvent& earlier) const {
+  float milliseconds = 0;
+  const Driver& driver = context_->driver();
+  driver.check(driver.cuEventElapsedTime(&milliseconds, earlier.event_, event_),
+               "reading the times of the frame's work");
+  return static_cast<double>(milliseconds);
 }
 
 OwnedStream::OwnedStream(std::shared_ptr<const Context> context) : context_(std::move(context)) {

@@ -103,6 +103,8 @@ struct LaunchParams {
   X(cuEventCreate, (EventHandle*, unsigned))                                                     \
   X(cuEventDestroy_v2, (EventHandle))                                                            \
   X(cuEventRecord, (EventHandle, Stream))                                                        \
+  X(cuEventRecordWithFlags, (EventHandle, Stream, unsigned))                                     \
+  X(cuEventElapsedTime, (float*, EventHandle, EventHandle))                                      \
   X(cuEventQuery, (EventHandle))                                                                 \
   X(cuEventSynchronize, (EventHandle))                                                           \
   X(cuMemcpyHtoDAsync_v2, (Address, const void*, std::size_t, Stream))                           \
@@ -289,6 +291,24 @@ class Event {
  private:
   std::shared_ptr<const Context> context_;
   Wait wait_;
+  EventHandle event_ = nullptr;
+};
+
+// A mark in a stream that keeps the GPU's time. Functions need its context to be current, and throw
+// DeviceError.
+class TimedEvent {
+ public:
+  explicit TimedEvent(std::shared_ptr<const Context> context);
+  ~TimedEvent();
+  TimedEvent(const TimedEvent&) = delete;
+  TimedEvent& operator=(const TimedEvent&) = delete;
+
+  // `recording`: the stream captures a graph, of which the mark becomes a node.
+  void mark(Stream stream, bool recording);
+  double milliseconds_since(const TimedEvent& earlier) const;  // both are done
+
+ private:
+  std::shared_ptr<const Context> context_;
   EventHandle event_ = nullptr;
 };
 

@@ -101,6 +101,7 @@ PipelineOptions pipeline_options(const DetectorOptions& options) {
   pipeline.threads = options.threads;
   pipeline.wait = options.wait;
   pipeline.geometries = options.geometries;
+  pipeline.device_times = options.device_times;
   return pipeline;
 }
 

@@ -42,13 +42,14 @@ FrameTensors::FrameTensors(const std::shared_ptr<const cuda::Context>& context,
 FrameGraph::FrameGraph(std::shared_ptr<const cuda::Context> context, std::shared_ptr<Engine> engine,
                        const FrameTensors& tensors, const FrameGeometry& geometry,
                        const PreprocessRecipe& preprocess, const PostprocessRecipe& postprocess,
-                       cuda::OwnedStream& stream)
+                       cuda::OwnedStream& stream, DeviceTimes* times)
     : context_(std::move(context)),
       engine_(std::move(engine)),
       tensors_(tensors),
       geometry_(geometry),
       recipe_(preprocess),
       stream_(stream),
+      times_(times),
       preprocess_(context_, preprocess, DType::kFloat32),
       postprocess_(context_, postprocess),
       block_(context_, postprocess_.most_result_bytes()),
@@ -83,8 +84,9 @@ void FrameGraph::prepare(const Frame& frame, const Decision& decision) {
 }
 
 void FrameGraph::enqueue() {
+  mark(DeviceTimes::kBegun, false);
   if (!graph_) {
-    put_in_order();
+    put_in_order(false);
     return;
   }
   if (uploaded_) {
@@ -97,12 +99,33 @@ void FrameGraph::enqueue() {
   graph_->launch(stream_.get());
 }
 
-void FrameGraph::put_in_order() {
-  if (uploaded_) stream_.upload(uploaded_->address(), source_, bytes_);
+void FrameGraph::put_in_order(bool recording) {
+  if (uploaded_) {
+    stream_.upload(uploaded_->address(), source_, bytes_);
+    mark(DeviceTimes::kUploaded, recording);  // else no mark: the graph's first node is work
+  }
   preprocess_.enqueue(stream_.get(), read_, tensors_.input.address());
+  mark(DeviceTimes::kPreprocessed, recording);
   run_engine();
+  mark(DeviceTimes::kExecuted, recording);
   postprocess_.enqueue(stream_.get(), tensors_.output.address());
+  mark(DeviceTimes::kPostprocessed, recording);
   stream_.download(block_.data(), postprocess_.result(), postprocess_.result_bytes());
+  mark(DeviceTimes::kEnded, recording);
+}
+
+void FrameGraph::mark(DeviceTimes::Mark mark, bool recording) {
+  if (times_ != nullptr) times_->put(mark, stream_.get(), recording);
+}
+
+void FrameGraph::read_times(Latency& latency) const {
+  if (times_ == nullptr) return;
+  const auto first = uploaded_ ? DeviceTimes::kUploaded : DeviceTimes::kBegun;
+  latency.copy_ms = latency.preprocess_ms + times_->between(DeviceTimes::kBegun, first);
+  latency.preprocess_ms = times_->between(first, DeviceTimes::kPreprocessed);
+  latency.execute_ms = times_->between(DeviceTimes::kPreprocessed, DeviceTimes::kExecuted);
+  latency.postprocess_ms += times_->between(DeviceTimes::kExecuted, DeviceTimes::kPostprocessed);
+  latency.copy_back_ms = times_->between(DeviceTimes::kPostprocessed, DeviceTimes::kEnded);
 }
 
 void FrameGraph::run_engine() {
@@ -117,7 +140,7 @@ void FrameGraph::record() {
   if (engine_only.nodes() < 2) {  // nothing beside the filling of its output
     throw DeviceError("it puts nothing into the stream that it is given");
   }
-  graph_.emplace(context_, stream_.get(), [this] { put_in_order(); });
+  graph_.emplace(context_, stream_.get(), [this] { put_in_order(true); });
   graph_source_ = source_;
   graph_read_ = read_;
 }

@@ -2,9 +2,9 @@
 // stream order, or as one graph.
 //
 // Owns     stages, staging and result memory, and the graph; shares context and engine.
-// Borrows  the tensors, and the frame until the stream's work is done.
-// Threads  not re-entrant. The context is current in every call.
-// Blocks   the constructor and record(); enqueue() never.
+// Borrows  the tensors, `times` (null: none are taken), and the frame until the stream's work is
+// done. Threads  not re-entrant. The context is current in every call. Blocks   the constructor and
+// record(); enqueue() never.
 #pragma once
 
 #include <cstddef>
@@ -18,6 +18,7 @@
 #include "agp_edge/preprocess.hpp"
 #include "cuda/cuda_driver.hpp"
 #include "cuda/cuda_graph.hpp"
+#include "pipeline/device_times.hpp"
 #include "postprocess/postprocess_cuda.hpp"
 #include "preprocess/preprocess_cuda.hpp"
 
@@ -52,7 +53,7 @@ class FrameGraph {
   FrameGraph(std::shared_ptr<const cuda::Context> context, std::shared_ptr<Engine> engine,
              const FrameTensors& tensors, const FrameGeometry& geometry,
              const PreprocessRecipe& preprocess, const PostprocessRecipe& postprocess,
-             cuda::OwnedStream& stream);
+             cuda::OwnedStream& stream, DeviceTimes* times);
 
   const FrameGeometry& geometry() const noexcept { return geometry_; }
   bool recorded() const noexcept { return graph_.has_value(); }
@@ -69,8 +70,12 @@ class FrameGraph {
   // The result of the frame whose work is done.
   void finish(Result& result) { postprocess_.finish(block_.data(), result); }
 
+  // Where times are taken: of the frame whose work is done, into the parts on the GPU.
+  void read_times(Latency& latency) const;
+
  private:
-  void put_in_order();
+  void put_in_order(bool recording);
+  void mark(DeviceTimes::Mark mark, bool recording);
   void run_engine();
   bool read_in_place() const noexcept;
 
@@ -80,6 +85,7 @@ class FrameGraph {
   FrameGeometry geometry_;
   PreprocessRecipe recipe_;
   cuda::OwnedStream& stream_;
+  DeviceTimes* times_;
   PreprocessCuda preprocess_;
   PostprocessCuda postprocess_;
   std::optional<cuda::PinnedBuffer> staging_;   // kStaged

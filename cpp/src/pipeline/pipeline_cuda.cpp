@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <exception>
 #include <list>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -41,6 +42,7 @@ class CudaPath final : public FramePath {
         produced_(context_),
         done_(context_, options.wait),
         stream_(context_) {
+    if (options.device_times) times_.emplace(context_);
     // What is wrong with the recipes or missing in the build is said now, not at the first frame.
     const cuda::Current current(*context_);
     const PreprocessCuda checked(context_, preprocess_, DType::kFloat32);
@@ -71,6 +73,7 @@ class CudaPath final : public FramePath {
     result.latency.preprocess_ms = milliseconds(start, execute);
     result.latency.execute_ms = milliseconds(execute, postprocess);
     result.latency.postprocess_ms = milliseconds(postprocess, Clock::now());
+    graph->read_times(result.latency);
     if (!graph->recorded() && recordable_) record(*graph);
   }
 
@@ -139,8 +142,8 @@ class CudaPath final : public FramePath {
       return graphs_.front();
     }
     if (graphs_.size() >= geometries_) graphs_.pop_back();
-    graphs_.emplace_front(context_, engine_, tensors_, geometry, preprocess_, postprocess_,
-                          stream_);
+    graphs_.emplace_front(context_, engine_, tensors_, geometry, preprocess_, postprocess_, stream_,
+                          times_ ? &*times_ : nullptr);
     return graphs_.front();
   }
 
@@ -192,6 +195,7 @@ class CudaPath final : public FramePath {
   PostprocessRecipe postprocess_;
   std::size_t geometries_;
   FrameTensors tensors_;
+  std::optional<DeviceTimes> times_;
   std::list<FrameGraph> graphs_;  // the last used one first
   cuda::Event produced_;
   cuda::Event done_;

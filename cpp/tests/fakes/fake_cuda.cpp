@@ -135,6 +135,16 @@ FAKE_API void* fake_cuda_host(const void* device_pointer, std::size_t bytes) {
              : nullptr;
 }
 
+FAKE_API Result cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
+  FAKE_ENTER;
+  FAIL_IF_CHOSEN(kInvalidValue);
+  NEEDS_CONTEXT;
+  const char* const limit = std::getenv("AGP_EDGE_FAKE_CUDA_MEMORY");
+  *total = limit != nullptr ? std::strtoull(limit, nullptr, 10) : std::size_t{8} << 30;
+  *free = *total - device_bytes_in_use();
+  return kSuccess;
+}
+
 FAKE_API Result cuInit(unsigned flags) {
   FAKE_ENTER;
   FAIL_IF_CHOSEN(100);
@@ -417,6 +427,7 @@ FAKE_API Result cuEventCreate(Event** event, unsigned flags) {
   NEEDS_CONTEXT;
   *event = new Event;
   (*event)->blocking = (flags & 1U) != 0;
+  (*event)->timed = (flags & 2U) == 0;
   state().events[*event] = fake_cuda::current_device();
   return kSuccess;
 }
@@ -444,6 +455,33 @@ FAKE_API Result cuEventRecord(Event* event, void* handle) {
   if (result != kSuccess) return result;
   ++event->recorded;
   event->stream = &stream;
+  return kSuccess;
+}
+
+// As a node of the graph that the stream captures, which is all that the flag is for.
+FAKE_API Result cuEventRecordWithFlags(Event* event, void* handle, unsigned flags) {
+  FAKE_ENTER;
+  FAIL_IF_CHOSEN(kInvalidValue);
+  NEEDS_CONTEXT;
+  Stream& stream = stream_of(handle);
+  if (flags != 1 || !stream.captured || state().events.count(event) == 0) return kInvalidValue;
+  Work work;
+  work.kind = Work::kRecord;
+  work.event = event;
+  return enqueue(stream, std::move(work));
+}
+
+FAKE_API Result cuEventElapsedTime(float* milliseconds, Event* start, Event* end) {
+  FAKE_ENTER;
+  FAIL_IF_CHOSEN(kIllegalAddress);
+  NEEDS_CONTEXT;
+  for (const Event* event : {start, end}) {
+    if (state().events.count(const_cast<Event*>(event)) == 0 || !event->timed) {
+      return kInvalidValue;
+    }
+    if (event->recorded == 0 || event->done < event->recorded) return kNotReady;
+  }
+  *milliseconds = std::chrono::duration<float, std::milli>(end->time - start->time).count();
   return kSuccess;
 }
 

@@ -198,8 +198,13 @@ FAKE_API Result cuGraphLaunch(Exec* exec, void* handle) {
   FAIL_IF_CHOSEN(kOutOfMemory);
   NEEDS_CONTEXT;
   if (state().execs.count(exec) == 0) std::abort();
-  for (const Work& work : exec->works) {
-    const Result result = enqueue(stream_of(handle), work);
+  for (Work work : exec->works) {
+    if (work.kind == Work::kRecord) {
+      if (state().events.count(work.event) == 0) std::abort();
+      work.sequence = ++work.event->recorded;
+      work.event->stream = &stream_of(handle);
+    }
+    const Result result = enqueue(stream_of(handle), std::move(work));
     if (result != kSuccess) return result;
   }
   return kSuccess;

@@ -56,6 +56,7 @@ void perform(Work& work) {
       break;
     case Work::kRecord:
       work.event->done = work.sequence;
+      work.event->time = std::chrono::steady_clock::now();
       break;
     case Work::kWait:
       if (work.event->done < work.sequence) run(*work.event->stream, work.event, work.sequence);
@@ -130,7 +131,10 @@ Result enqueue(Stream& stream, Work work) {
     stream.work.push_back(std::move(work));
     return kSuccess;
   }
-  if (work.kind == Work::kRecord || work.kind == Work::kWait) {
+  // A record that was asked for as a node of the graph has no number yet.
+  const bool is_node =
+      work.kind != Work::kWait && (work.kind != Work::kRecord || work.sequence == 0);
+  if (!is_node) {
     stream.invalidated = true;  // forks are not played
     return kCaptureUnsupported;
   }

@@ -4,6 +4,7 @@
 // Threads  every function of the driver holds `mutex`, also while work runs.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -59,6 +60,8 @@ struct Event {
   std::uint64_t done = 0;
   struct Stream* stream = nullptr;  // of the last record
   bool blocking = false;            // made for waiting without spinning
+  bool timed = false;
+  std::chrono::steady_clock::time_point time;  // when the work before it was done
 };
 
 struct Work {
