@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,11 @@ class Work:
         return self.manifest["input"]["height"], self.manifest["input"]["width"]
 
     def input_of(self, path: Path) -> NDArray[np.float32]:
-        """The network's input (1, 3, H, W) of an image.
+        """The network's input (1, 3, H, W) of an image; raises as `frame_of`."""
+        return self.input_of_frame(self.frame_of(path))
+
+    def frame_of(self, path: Path) -> NDArray[np.uint8]:
+        """An image as a camera's frame.
 
         Raises:
             DataError: the image is unreadable or blank.
@@ -122,7 +127,7 @@ class Work:
                 f"image '{path}' is blank (every pixel is {int(frame.flat[0])}): remove it, or "
                 "check the camera"
             )
-        return self.input_of_frame(frame)
+        return frame
 
     def input_of_frame(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The network's input (1, 3, H, W) of a frame."""
@@ -134,9 +139,20 @@ class Work:
         samples = [*_spread(pool, MOST_DESCRIBED), *_spread(held_out, MOST_JUDGED)]
         own = min(len(pool), MOST_DESCRIBED)
         bar = self.bar("read good images", "image")
-        found = [describe(self.input_of(sample.path)) for sample in bar(samples)]
+        found, sizes = [], Counter[tuple[int, ...]]()
+        for sample in bar(samples):
+            frame = self.frame_of(sample.path)
+            sizes[frame.shape[1::-1]] += 1
+            found.append(describe(self.input_of_frame(frame)))
         strange = far_out([distance for _, distance in found])
         warnings = []
+        if len(sizes) > 1:
+            listed = ", ".join(f"{n} of {w}x{h}" for (w, h), n in sizes.most_common(3))
+            warnings.append(
+                f"the good images have {len(sizes)} sizes ({listed}"
+                f"{' ...' if len(sizes) > 3 else ''} pixels); a camera sends one: calibrate with "
+                "frames as the line sees them"
+            )
         if strange:
             names = ", ".join(f"'{samples[index].path.name}'" for index in strange[:5])
             warnings.append(

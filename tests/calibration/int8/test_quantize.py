@@ -21,7 +21,7 @@ from agp_edge.cli.quantize import quantise_lines
 from agp_edge.plan.build import plan_from_onnx
 from agp_edge.report.quantisation import write_quantisation
 
-from .conftest import picture
+from .conftest import IMAGES, picture
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
@@ -254,6 +254,7 @@ def test_a_defect_among_the_good_is_named_and_not_calibrated_on(cnn, good, tmp_p
     cv2.imwrite(str(folder / "015.png"), checks.astype(np.uint8))
     report = quantise_onnx(cnn, folder, tmp_path / "m.onnx", count=16)
     assert any("015.png" in warning for warning in report.warnings)
+    assert any(f"have {IMAGES} sizes (" in warning for warning in report.warnings)
     assert "015.png" not in {path.name for path in report.calibrated}
     names, distances = zip(*report.highest, strict=True)
     assert names[0] == "015.png"
