@@ -69,6 +69,8 @@ class Plan:
             raise Error(f"deadline_ms is {self.deadline_ms}: expected more than 0")
         if not self.inflight or min(self.inflight) < 1:
             raise Error(f"inflight is {self.inflight}: expected numbers of 1 or more")
+        if not self.loads or not {*self.loads} <= {"closed", "open"}:
+            raise Error(f"loads is {self.loads}: expected 'closed', 'open' or both")
 
     @property
     def deadline(self) -> float:

@@ -81,6 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="frames under way at a time, e.g. 1,2,4 (default: 1)",
     )
     parser.add_argument(
+        "--loads",
+        type=lambda text: tuple(text.split(",")),
+        default=("closed", "open"),
+        metavar="LOAD,LOAD",
+        help="closed, open, or both (default)",
+    )
+    parser.add_argument(
         "--cold",
         nargs="?",
         type=int,
@@ -135,6 +142,7 @@ def run(args: argparse.Namespace) -> int:
         rate_hz=args.rate,
         deadline_ms=args.deadline,
         inflight=args.inflight,
+        loads=args.loads,
         warm_up_least_s=min(1.0, args.warm_up),
         warm_up_limit_s=args.warm_up,
     )

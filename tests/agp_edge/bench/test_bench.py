@@ -228,6 +228,7 @@ def test_a_model_without_a_threshold(write_model, tmp_path):
     ("arguments", "message"),
     [(["--duration", "0"], "duration_s is 0.0"), (["--rate", "-1"], "rate_hz is -1.0"),
      (["--inflight", "0"], "inflight is"), (["--deadline", "-5"], "deadline_ms is"),
+     (["--loads", "open,shut"], "loads is"),
      (["--size", "0x5"], "the frame's size is 0x5"), (["--format", "yuy2"], "unknown format"),
      (["--size", "3x1", "--format", "nv12"], "expected 2x2"),
      (["--frames", "nowhere"], "does not exist")],
