@@ -172,8 +172,9 @@ class Postprocessor:
         map_height: Of the anomaly map, pixels.
         map_width: Of the anomaly map, pixels.
         sigma: Of the Gaussian blur, map pixels; 0: none.
-        score: "max" or "top_mean".
+        score: "max", "top_mean" or "power_mean".
         top_share: Share of the map's pixels that "top_mean" averages, (0, 1].
+        power: Of "power_mean", 1 to 64: mean(max(value, 0)^power)^(1 / power).
     """
 
     def __init__(
@@ -186,6 +187,7 @@ class Postprocessor:
         sigma: float,
         score: str = "max",
         top_share: float = 0.01,
+        power: int = 24,
     ) -> None: ...
     def run(
         self,
@@ -262,13 +264,14 @@ class CudaPostprocessor:
     """`Postprocessor` on an NVIDIA GPU, for grids in host memory; for tests.
 
     Args:
-        grid_height: As `Postprocessor`, and all up to `top_share`.
+        grid_height: As `Postprocessor`, and all up to `power`.
         grid_width: See there.
         map_height: See there.
         map_width: See there.
         sigma: See there.
         score: See there.
         top_share: See there.
+        power: See there.
         device: CUDA's number of the GPU.
     """
 
@@ -282,6 +285,7 @@ class CudaPostprocessor:
         sigma: float,
         score: str = "max",
         top_share: float = 0.01,
+        power: int = 24,
         device: int = 0,
     ) -> None: ...
     def run(

@@ -7,7 +7,7 @@ same code that serves the line.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from os import fspath
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from typing_extensions import Buffer
+
+    from agp_edge import _core
 
 __all__ = [
     "MANIFEST_KEY",
@@ -33,7 +35,7 @@ __all__ = [
     "read_manifest",
 ]
 
-MANIFEST_VERSION = "1.1"
+MANIFEST_VERSION = "1.2"
 MANIFEST_KEY = "agp_edge.manifest"
 # TensorRT keeps at most 4,096 bytes of a network's name and drops a longer one silently.
 MANIFEST_LIMIT = 4095
@@ -69,8 +71,35 @@ class PostprocessSpec:
     """From the distance map to the anomaly map (of the input's size) and the image score."""
 
     sigma: float = 4.0  # map pixels
-    score: str = "max"
+    score: str = "max"  # or "top_mean", "power_mean" (since 1.2)
     top_share: float = 0.01  # used by score="top_mean"
+    power: int = 24  # used by score="power_mean", and left out of the document without it
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> PostprocessSpec:
+        """What a manifest's document says; keys of a newer minor version are passed over."""
+        known = {item.name for item in fields(cls)}
+        return cls(**{k: v for k, v in document["postprocess"].items() if k in known})
+
+    def native(self, grid: tuple[int, int], size: tuple[int, int]) -> _core.Postprocessor:
+        """The stage that serves the line, for a distance map of shape `grid` and a map of `size`.
+
+        Raises:
+            ModelError: a value is out of range.
+            DependencyError: the compiled part is not there.
+        """
+        from agp_edge import _core  # noqa: PLC0415  (the extension stays out of this import)
+
+        return _core.Postprocessor(
+            grid_height=grid[0],
+            grid_width=grid[1],
+            map_height=size[0],
+            map_width=size[1],
+            sigma=self.sigma,
+            score=self.score,
+            top_share=self.top_share,
+            power=self.power,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +201,8 @@ class Manifest:
         document = {"agp_edge_manifest": MANIFEST_VERSION, **asdict(self)}
         if self.training is None:
             del document["training"]
+        if self.postprocess.score != "power_mean":
+            del document["postprocess"]["power"]
         if self.threshold is not None:
             document["threshold"] = self.threshold.to_dict()
         return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -29,12 +29,11 @@ from numpy.typing import NDArray
 from provenance import RESULTS, write_result
 from torch import Tensor
 
-from agp_edge import _core
 from agp_edge.dataset import Dataset, Sample, open_dataset, split_by_part
 from agp_edge.files import write_aside
 from agp_edge.metrics import PixelScores, aupro, image_auroc
 from agp_edge.trainer.checkpoint import load_model
-from agp_edge.trainer.config import ModelConfig, TrainConfig
+from agp_edge.trainer.config import ModelConfig, TrainConfig, postprocess_spec
 from agp_edge.trainer.data import ImageReader, read_frame
 from agp_edge.trainer.features import FeatureExtractor
 from agp_edge.trainer.judge import Defect, defects_of
@@ -44,7 +43,8 @@ from agp_edge.trainer.train import train
 
 DEFECTS = 4  # synthetic ones in each good image that is judged
 WEIGHTS = (0.0, 0.25, 1.0)  # of the fine memory; the default's has a row of its own
-SHARES = (0.005, 0.01, 0.05)  # of the map; likewise
+SHARES = (0.005, 0.02, 0.05)  # of the map, for the mean of the largest
+POWERS = (16, 32)  # beside the default
 PARTS = ("decoder", "fine", "score", "position", "noise")
 BATCH = 16
 
@@ -108,7 +108,7 @@ class Judge:
                 for features, masks in batches:
                     with torch.no_grad():
                         grids = maps([layer.float() for layer in features])[:, 0].numpy()
-                    postprocessor = _postprocessor(grids.shape[1:], config)
+                    postprocessor = postprocess_spec(config).native(grids.shape[1:], self.size)
                     for index, grid in enumerate(grids):
                         result = postprocessor.run(np.ascontiguousarray(grid), outputs=1)
                         values.append(result.score)
@@ -133,18 +133,6 @@ class Judge:
                 if name != "good"
             }
         return found
-
-
-def _postprocessor(grid: tuple[int, ...], config: ModelConfig) -> _core.Postprocessor:
-    return _core.Postprocessor(
-        grid_height=grid[0],
-        grid_width=grid[1],
-        map_height=config.height,
-        map_width=config.width,
-        sigma=config.sigma,
-        score=config.score,
-        top_share=config.top_share,
-    )
 
 
 def sides(name: str, root: Path, seed: int) -> tuple[Dataset, list[Sample], list[Sample]]:
@@ -190,8 +178,11 @@ def rows(name: str, seed: int, parts: Sequence[str], scratch: Path) -> Iterator[
     yield judged("default", "as shipped", model.distance_map)
     if "score" in parts:
         yield judged("score", "largest value", model.distance_map, replace(default, score="max"))
+        for power in POWERS:
+            config = replace(default, power=power)
+            yield judged("score", f"mean of the power {power}", model.distance_map, config)
         for share in SHARES:
-            config = replace(default, top_share=share)
+            config = replace(default, score="top_mean", top_share=share)
             yield judged("score", f"mean of the largest {share:.1%}", model.distance_map, config)
     if "fine" in parts:
         assert model.fine is not None

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from agp_edge import _core
 from agp_edge.trainer.checkpoint import Checkpoint, load_model
+from agp_edge.trainer.config import postprocess_spec
 from agp_edge.trainer.data import ImageReader
 from agp_edge.trainer.model import AgpNet
 from agp_edge.trainer.position import PositionScale
@@ -113,12 +114,4 @@ def _tokens(model: AgpNet, info: Checkpoint, paths: Sequence[Path], title: str) 
 
 
 def _postprocessor(model: AgpNet, info: Checkpoint) -> _core.Postprocessor:
-    return _core.Postprocessor(
-        grid_height=model.grid[0],
-        grid_width=model.grid[1],
-        map_height=info.model.height,
-        map_width=info.model.width,
-        sigma=info.model.sigma,
-        score=info.model.score,
-        top_share=info.model.top_share,
-    )
+    return postprocess_spec(info.model).native(model.grid, (info.model.height, info.model.width))

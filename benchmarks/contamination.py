@@ -24,11 +24,10 @@ from numpy.typing import NDArray
 from provenance import RESULTS, write_result
 from torch import Tensor
 
-from agp_edge import _core
 from agp_edge.dataset import GOOD, Sample, open_dataset
 from agp_edge.demo_data import lay_out_cells
 from agp_edge.metrics import image_auroc
-from agp_edge.trainer.config import ModelConfig
+from agp_edge.trainer.config import ModelConfig, postprocess_spec
 from agp_edge.trainer.data import ImageReader
 from agp_edge.trainer.features import FeatureExtractor
 from agp_edge.trainer.judge import fit_judge, judged
@@ -134,10 +133,7 @@ def scored(model: Any, config: ModelConfig, features: Tensor, order: Any, test: 
     fit_judge(
         model, config, [features[order[i : i + 16]].float() for i in range(0, len(order), 16)]
     )
-    postprocessor = _core.Postprocessor(
-        grid_height=model.grid[0], grid_width=model.grid[1], map_height=config.height,
-        map_width=config.width, sigma=config.sigma, score=config.score, top_share=config.top_share,
-    )  # fmt: skip
+    postprocessor = postprocess_spec(config).native(model.grid, (config.height, config.width))
     scores: list[float] = []
     for start in range(0, len(test), 16):
         for grid in judged(model, features[test[start : start + 16]].float()).numpy():

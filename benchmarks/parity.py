@@ -83,9 +83,12 @@ def answer_from(grid: NDArray[np.float32], manifest: dict[str, Any]) -> Answer:
     )[0, 0].numpy()
     if rule["sigma"] > 0:
         upsampled = gaussian_filter(upsampled, rule["sigma"], mode="mirror", truncate=4.0)
-    values = np.sort(upsampled, axis=None)
-    count = max(1, round(rule["top_share"] * values.size))
-    score = values[-1] if rule["score"] == "max" else values[-count:].mean()
+    if rule["score"] == "power_mean":
+        score = np.mean(np.maximum(upsampled, 0.0) ** rule["power"]) ** (1 / rule["power"])
+    else:
+        values = np.sort(upsampled, axis=None)
+        count = 1 if rule["score"] == "max" else max(1, round(rule["top_share"] * values.size))
+        score = values[-count:].mean()
     return float(score), upsampled.astype(np.float32)
 
 

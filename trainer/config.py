@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
 from agp_edge.errors import ModelError
+from agp_edge.manifest import PostprocessSpec
 
 __all__ = [
     "ModelConfig",
@@ -18,6 +19,7 @@ __all__ = [
     "check_train_config",
     "config_from_dict",
     "config_to_dict",
+    "postprocess_spec",
 ]
 
 
@@ -59,8 +61,11 @@ class ModelConfig:
     # coarse one; ours.
     fine_weight: float = 0.5
     sigma: float = 4.0  # map pixels; Gaussian blur of the anomaly map; neighbour: 4
-    score: str = "top_mean"  # of the map; paper: "max"
-    top_share: float = 0.02  # of the map's pixels, the largest; their mean is the score; ours
+    # Of the map; paper: "max". "power_mean" is near it where a small defect stands out, and a mean
+    # of many pixels where a wide area is a little raised; "top_mean": of the largest; ours.
+    score: str = "power_mean"
+    power: int = 24  # of "power_mean", 1 to 64; ours
+    top_share: float = 0.02  # of the map's pixels, for "top_mean"; ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +102,13 @@ class TrainConfig:
     threshold_copies: int = 32  # few-shot: other copies, for the threshold
     suspects: str = "none"  # defects among the good images: or "report", "exclude", "weight"
     augment: str = "auto"  # few-shot: "shift", "flip" or "rotate", see augment.py
+
+
+def postprocess_spec(config: ModelConfig) -> PostprocessSpec:
+    """How the runtime makes anomaly map and score of the network's distances."""
+    return PostprocessSpec(
+        sigma=config.sigma, score=config.score, top_share=config.top_share, power=config.power
+    )
 
 
 def check_train_config(config: TrainConfig) -> None:  # noqa: PLR0912  (one check after another)

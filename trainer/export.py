@@ -32,13 +32,13 @@ from agp_edge.manifest import (
     InputSpec,
     Manifest,
     OutputSpec,
-    PostprocessSpec,
     SelfTest,
     ThresholdSpec,
 )
 from agp_edge.self_test import self_test_frame
 from agp_edge.trainer.augment import changed_copies
 from agp_edge.trainer.checkpoint import Checkpoint, load_model
+from agp_edge.trainer.config import postprocess_spec
 from agp_edge.trainer.data import read_frame
 from agp_edge.trainer.graph import INPUT_NAME, OPSET, OUTPUT_NAME, graph_from_model
 
@@ -172,9 +172,7 @@ def checkpoint_manifest(info: Checkpoint, model: AgpNet) -> Manifest:
         output=OutputSpec(
             name=OUTPUT_NAME, height=model.output_grid[0], width=model.output_grid[1]
         ),
-        postprocess=PostprocessSpec(
-            sigma=config.sigma, score=config.score, top_share=config.top_share
-        ),
+        postprocess=postprocess_spec(config),
         opset=OPSET,
         versions={**info.versions, "onnx": metadata.version("onnx")},
         training={
@@ -285,14 +283,8 @@ class _Reference:
         self._preprocessor = _core.Preprocessor(
             height=config.height, width=config.width, mean=info.mean, std=info.std
         )
-        self._postprocessor = _core.Postprocessor(
-            grid_height=model.output_grid[0],
-            grid_width=model.output_grid[1],
-            map_height=config.height,
-            map_width=config.width,
-            sigma=config.sigma,
-            score=config.score,
-            top_share=config.top_share,
+        self._postprocessor = postprocess_spec(config).native(
+            model.output_grid, (config.height, config.width)
         )
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from agp_edge.trainer.config import postprocess_spec
 from agp_edge.trainer.data import read_frame
 from agp_edge.trainer.synthetic import AT_BORDER, FAMILIES, with_defect
 
@@ -87,18 +88,10 @@ class Scorer:
 
     def __init__(self, model: AgpNet, config: ModelConfig) -> None:
         """Scores with `model`, which `fit_judge` has fitted."""
-        from agp_edge import _core  # noqa: PLC0415  (the compiled part; its absence has its error)
-
         self._model = model
         self._size = (config.height, config.width)
-        self._postprocessor = _core.Postprocessor(
-            grid_height=model.grid[0],
-            grid_width=model.grid[1],
-            map_height=config.height,
-            map_width=config.width,
-            sigma=config.sigma,
-            score=config.score,
-            top_share=config.top_share,
+        self._postprocessor = postprocess_spec(config).native(
+            model.grid, (config.height, config.width)
         )
         # a defect may show in the cell beside its own
         self._reach = max(config.height // model.grid[0], config.width // model.grid[1])

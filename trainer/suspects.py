@@ -19,6 +19,7 @@ import torch
 from agp_edge.dataset import part_of
 from agp_edge.errors import DataError
 from agp_edge.files import write_aside
+from agp_edge.trainer.config import postprocess_spec
 from agp_edge.trainer.features import CachedFeatures
 from agp_edge.trainer.fusion import Whitening
 from agp_edge.trainer.position import PositionScale
@@ -294,17 +295,7 @@ def _norm(whitening: Whitening, tokens: Tensor, grid: tuple[int, int]) -> Tensor
 def _scores(
     model: AgpNet, config: ModelConfig, distances: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    from agp_edge import _core  # noqa: PLC0415  (the compiled part; its absence has its error)
-
-    postprocessor = _core.Postprocessor(
-        grid_height=model.grid[0],
-        grid_width=model.grid[1],
-        map_height=config.height,
-        map_width=config.width,
-        sigma=config.sigma,
-        score=config.score,
-        top_share=config.top_share,
-    )
+    postprocessor = postprocess_spec(config).native(model.grid, (config.height, config.width))
     return np.array([postprocessor.run(grid, outputs=1).score for grid in distances])
 
 

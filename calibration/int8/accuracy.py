@@ -24,6 +24,7 @@ from agp_edge.calibration.int8.paired import (
 from agp_edge.dataset import part_of, read_mask
 from agp_edge.errors import DataError, ModelError
 from agp_edge.images import read_image
+from agp_edge.manifest import PostprocessSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -266,18 +267,11 @@ class Judge:
         )
 
     def _run(self, model: ModelProto) -> tuple[NDArray[np.float64], list[NDArray[np.float32]]]:
-        from agp_edge import _core  # noqa: PLC0415  (kept out of the import)
-
         manifest = self._manifest
         preprocess = preprocessor_of(manifest)
-        postprocess = _core.Postprocessor(
-            grid_height=manifest["output"]["height"],
-            grid_width=manifest["output"]["width"],
-            map_height=manifest["input"]["height"],
-            map_width=manifest["input"]["width"],
-            sigma=manifest["postprocess"]["sigma"],
-            score=manifest["postprocess"]["score"],
-            top_share=manifest["postprocess"]["top_share"],
+        postprocess = PostprocessSpec.of(manifest).native(
+            (manifest["output"]["height"], manifest["output"]["width"]),
+            (manifest["input"]["height"], manifest["input"]["width"]),
         )
         run = open_graph(model)
         scores, maps = [], []

@@ -114,7 +114,7 @@ void register_postprocess(py::module_& module) {
   register_result(module);
   py::class_<SharedPostprocessor>(module, "Postprocessor")
       .def(py::init([](int grid_height, int grid_width, int map_height, int map_width, float sigma,
-                       const std::string& score, float top_share) {
+                       const std::string& score, float top_share, int power) {
              PostprocessRecipe recipe;
              recipe.grid_height = grid_height;
              recipe.grid_width = grid_width;
@@ -123,11 +123,12 @@ void register_postprocess(py::module_& module) {
              recipe.sigma = sigma;
              recipe.score = score_rule_from(score);
              recipe.top_share = top_share;
+             recipe.power = power;
              return std::make_unique<SharedPostprocessor>(recipe);
            }),
            py::kw_only(), py::arg("grid_height"), py::arg("grid_width"), py::arg("map_height"),
            py::arg("map_width"), py::arg("sigma"), py::arg("score") = "max",
-           py::arg("top_share") = 0.01F)
+           py::arg("top_share") = 0.01F, py::arg("power") = 24)
       .def("run", run, py::arg("grid"), py::kw_only(), py::arg("view") = py::none(),
            py::arg("threshold") = py::none(), py::arg("mask_threshold") = py::none(),
            py::arg("min_area") = 0, py::arg("outputs") = static_cast<std::uint8_t>(kAll));

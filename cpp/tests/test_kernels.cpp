@@ -192,6 +192,21 @@ TEST(smoothing_kernels_agree) {
   }
 }
 
+TEST(sums_of_powers_agree) {
+  for (std::size_t size : {1U, 31U, 32U, 33U, 1000U, 5000U}) {
+    std::vector<float> values = random_floats(size, 5);
+    values[0] = 1;
+    for (int power : {1, 2, 7, 24, 64}) {
+      double expected = 0;
+      for (float value : values) expected += value > 0.01F ? std::pow(value, power) : 0;
+      for (const SmoothKernels* kernels : kSmoothKernels) {
+        CHECK_NEAR(kernels->power_sum(values.data(), size, 1.0F, 0.01F, power), expected,
+                   1e-5 * expected);
+      }
+    }
+  }
+}
+
 int main(int argc, char** argv) {
   std::printf("instruction sets: baseline%s\n",
               kResampleKernels[0] == kResampleKernels[1] ? " only" : ", AVX2");

@@ -31,6 +31,17 @@ std::string refusal(const Json& document) {
 
 }  // namespace
 
+TEST(a_power_mean_brings_its_power) {
+  Json document = models::manifest();
+  document["postprocess"]["score"] = "power_mean";
+  CHECK_THROWS(parse(document), ModelError, "lacks the key 'postprocess.power'");
+  document["postprocess"]["power"] = 65;
+  CHECK_THROWS(parse(document), ModelError, "postprocess.power 65");
+  document["postprocess"]["power"] = 16;
+  const agp_edge::PostprocessRecipe& post = parse(document).postprocess;
+  CHECK(post.score == agp_edge::ScoreRule::kPowerMean && post.power == 16);
+}
+
 TEST(every_value_arrives) {
   Json document = models::manifest();
   document["input"]["channels"] = "bgr";
@@ -161,7 +172,8 @@ TEST(wrong_types_and_ranges_name_key_and_expectation) {
       {"/output/height", 0, "output.height 0, an integer from 1"},
       {"/postprocess/sigma", -0.5, "postprocess.sigma -0.5, a number from 0"},
       {"/postprocess/sigma", nullptr, "postprocess.sigma null, a number"},
-      {"/postprocess/score", "mean", "postprocess.score \"mean\", \"max\" or \"top_mean\""},
+      {"/postprocess/score", "mean",
+       "postprocess.score \"mean\", \"max\" or \"top_mean\" or \"power_mean\""},
       {"/postprocess/top_share", 0, "postprocess.top_share 0, a number above 0"},
       {"/postprocess/top_share", 1.5, "postprocess.top_share 1.5, a number above 0"},
       {"/threshold", 5, "threshold 5, an object"},

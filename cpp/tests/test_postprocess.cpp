@@ -173,6 +173,37 @@ TEST(top_mean_score_is_the_mean_of_the_largest_share) {
   }
 }
 
+TEST(power_mean_score_lies_between_mean_and_largest) {
+  for (PostprocessRecipe recipe : kRecipes) {
+    std::vector<float> grid = random_grid(recipe, 7);
+    grid[0] = std::abs(grid[0]);  // of a single value too
+    double before = 0;
+    for (int power : {1, 2, 3, 24, 63, 64}) {
+      recipe.score = ScoreRule::kPowerMean;
+      recipe.power = power;
+      const Result result = run(recipe, grid);
+      double sum = 0;
+      for (float value : result.anomaly_map) sum += std::pow(std::max(value, 0.0F), power);
+      const double mean = sum / static_cast<double>(result.anomaly_map.size());
+      CHECK_NEAR(result.score, std::pow(mean, 1.0 / power), 2e-6);
+      CHECK(static_cast<double>(result.score) >= before * (1 - 1e-6));  // rises with the power
+      before = static_cast<double>(result.score);
+    }
+  }
+}
+
+TEST(power_mean_of_what_is_not_above_zero_and_of_extremes) {
+  PostprocessRecipe recipe = recipe_of(4, 4, 4, 4, 0.0F);
+  recipe.score = ScoreRule::kPowerMean;
+  for (float value : {-2.0F, 0.0F, 1e-40F, 3e38F, 1e-37F}) {
+    CHECK_NEAR(run(recipe, std::vector<float>(16, value)).score, static_cast<double>(value),
+               1e-6 * std::abs(static_cast<double>(value)));
+  }
+  std::vector<float> grid(16, -5.0F);
+  grid[7] = 2.0F;  // what is below zero counts as zero
+  CHECK_NEAR(run(recipe, grid).score, 2.0 * std::pow(1.0 / 16.0, 1.0 / 24.0), 1e-6);
+}
+
 TEST(scores_are_neither_clipped_nor_squeezed) {
   const PostprocessRecipe recipe = recipe_of(4, 4, 32, 32, 2.0F);
   std::vector<float> grid(16, -5.0F);
@@ -238,7 +269,7 @@ TEST(regions_lie_where_the_grid_peaks_in_frame_pixels) {
 }
 
 TEST(outputs_that_nobody_asked_for_are_empty) {
-  for (ScoreRule rule : {ScoreRule::kMax, ScoreRule::kTopMean}) {
+  for (ScoreRule rule : {ScoreRule::kMax, ScoreRule::kTopMean, ScoreRule::kPowerMean}) {
     PostprocessRecipe recipe = recipe_of(6, 6, 48, 48, 2.0F);
     recipe.score = rule;
     const std::vector<float> grid = random_grid(recipe, 9);
@@ -283,7 +314,7 @@ TEST(values_that_are_not_finite_are_counted_and_refused) {
 }
 
 TEST(allocates_only_inside_the_result) {
-  for (ScoreRule rule : {ScoreRule::kMax, ScoreRule::kTopMean}) {
+  for (ScoreRule rule : {ScoreRule::kMax, ScoreRule::kTopMean, ScoreRule::kPowerMean}) {
     PostprocessRecipe recipe = recipe_of(16, 16, 128, 128, 4.0F);
     recipe.score = rule;
     const std::vector<float> grid = random_grid(recipe, 11);
@@ -309,8 +340,13 @@ TEST(bad_recipes_are_refused) {
     recipe.top_share = share;
     CHECK_THROWS(Postprocessor{recipe}, ModelError, "top share");
   }
+  recipe.top_share = 0.5F;
+  for (int power : {-1, 0, 65}) {
+    recipe.power = power;
+    CHECK_THROWS(Postprocessor{recipe}, ModelError, "from 1 to 64");
+  }
   CHECK_THROWS(agp_edge::score_rule_from("median"), ModelError, "\"median\"");
-  for (ScoreRule rule : {ScoreRule::kMax, ScoreRule::kTopMean}) {
+  for (ScoreRule rule : {ScoreRule::kMax, ScoreRule::kTopMean, ScoreRule::kPowerMean}) {
     CHECK(agp_edge::score_rule_from(agp_edge::to_string(rule)) == rule);
   }
 }

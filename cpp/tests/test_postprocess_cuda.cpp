@@ -113,7 +113,7 @@ void check_same(const Result& gpu, const Result& cpu, const Decision& decision) 
 
 TEST(equals_the_cpu) {
   unsigned seed = 0;
-  for (ScoreRule rule : {ScoreRule::kMax, ScoreRule::kTopMean}) {
+  for (ScoreRule rule : {ScoreRule::kMax, ScoreRule::kTopMean, ScoreRule::kPowerMean}) {
     for (PostprocessRecipe recipe :
          {recipe_of(8, 8, 64, 64, 4.0F), recipe_of(7, 9, 50, 71, 2.5F), recipe_of(1, 1, 5, 3, 1.0F),
           recipe_of(16, 16, 33, 17, 0.0F), recipe_of(40, 30, 20, 16, 1.0F)}) {
@@ -149,7 +149,7 @@ TEST(outputs_choose_what_is_downloaded) {
 }
 
 TEST(ignored_areas_have_no_say) {
-  for (ScoreRule rule : {ScoreRule::kMax, ScoreRule::kTopMean}) {
+  for (ScoreRule rule : {ScoreRule::kMax, ScoreRule::kTopMean, ScoreRule::kPowerMean}) {
     const PostprocessRecipe recipe = recipe_of(8, 8, 60, 60, 2.0F, rule);
     Device device(recipe);
     Case one = random_case(recipe, 5);
@@ -165,6 +165,20 @@ TEST(ignored_areas_have_no_say) {
     CHECK_THROWS(device.run(one), FrameError, "cover all of the region of interest");
     one.decision.ignored.clear();
     check_same(device.run(one), on_cpu(one), one.decision);
+  }
+}
+
+TEST(power_means_of_equal_negative_and_extreme_values) {
+  for (int power : {1, 2, 24, 64}) {
+    PostprocessRecipe recipe = recipe_of(12, 12, 12, 12, 0.0F, ScoreRule::kPowerMean);
+    recipe.power = power;
+    Device device(recipe);
+    for (float factor : {1.0F, -1.0F, 0.0F, 1e-40F, 1e-37F, 1e37F}) {
+      Case one = random_case(recipe, 31);
+      for (float& value : one.grid) value *= factor;
+      const double expected = on_cpu(one).score;
+      CHECK_NEAR(device.run(one).score, expected, 1e-6 * std::abs(expected));
+    }
   }
 }
 

@@ -31,9 +31,10 @@ def test_golden_manifests_load(golden, write_model, tmp_path):
 def test_there_is_a_golden_manifest_of_each_version():
     assert (GOLDEN / "manifest-1.0.json").exists()
     assert (GOLDEN / "manifest-1.1.json").exists()
+    assert (GOLDEN / "manifest-1.2.json").exists()
 
 
-def bottle(**more):
+def bottle(score="top_mean", **more):
     return Manifest(
         name="bottle",
         backbone="tf_efficientnet_lite0",
@@ -42,7 +43,7 @@ def bottle(**more):
             roi=(120, 40, 960, 768),
         ),
         output=OutputSpec(name="distance", height=32, width=40),
-        postprocess=PostprocessSpec(sigma=4.0, score="top_mean", top_share=0.02),
+        postprocess=PostprocessSpec(sigma=4.0, score=score, top_share=0.02),
         classes=("Flasche 0,5 l", "瓶"),
         threshold=ThresholdSpec(
             value=0.0731, method="conformal", false_reject=0.02, n=118, unit="parts",
@@ -59,17 +60,18 @@ def bottle(**more):
 
 def test_without_what_1_1_brought_it_is_still_written_as_1_0():
     golden = (GOLDEN / "manifest-1.0.json").read_text(encoding="utf-8").strip()
-    assert bottle().to_json() == golden.replace('manifest":"1.0"', 'manifest":"1.1"')
+    assert bottle().to_json() == golden.replace('manifest":"1.0"', 'manifest":"1.2"')
 
 
-def test_version_1_1_is_still_written_the_same_way():
+@pytest.mark.parametrize(("version", "score"), [("1.1", "top_mean"), ("1.2", "power_mean")])
+def test_later_versions_are_still_written_the_same_way(version, score):
     manifest = bottle(
-        target=0.02, confidence=0.9, mask_target=0.01, images=354,
+        score, target=0.02, confidence=0.9, mask_target=0.01, images=354,
         images_sha256="sha256:" + "3c" * 32, scored_by="sha256:" + "5e" * 32,
         created="2026-11-24T07:00:00+00:00", tail=CalibrationTail(n=118, scores=(0.0702, 0.0731)),
     )  # fmt: skip
-    golden = (GOLDEN / "manifest-1.1.json").read_text(encoding="utf-8").strip()
-    assert manifest.to_json() == golden
+    golden = (GOLDEN / f"manifest-{version}.json").read_text(encoding="utf-8").strip()
+    assert manifest.to_json() == golden.replace('manifest":"1.1"', 'manifest":"1.2"')
 
 
 def test_a_newer_minor_is_read_and_its_new_keys_are_kept(write_model, tmp_path, good_frame):

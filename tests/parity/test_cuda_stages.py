@@ -54,7 +54,7 @@ def test_preprocessing(format, resize):
                 np.testing.assert_array_equal(half.run(frame, format), actual.astype(np.float16))
 
 
-@pytest.mark.parametrize("score", ["max", "top_mean"])
+@pytest.mark.parametrize("score", ["max", "top_mean", "power_mean"])
 @pytest.mark.parametrize("grid", [(32, 32), (16, 20), (7, 9)])
 def test_postprocessing(score, grid):
     rng = np.random.default_rng(5)

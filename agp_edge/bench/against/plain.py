@@ -179,8 +179,13 @@ def _scorer(
             anomaly_map = blur(anomaly_map, post["sigma"])
         mask = (anomaly_map > threshold).astype(np.uint8)
         cv2.connectedComponentsWithStats(mask, connectivity=8)
-        if post["score"] == "max":
-            return float(anomaly_map.max())
+        largest = float(anomaly_map.max())
+        if post["score"] == "max" or (post["score"] == "power_mean" and largest <= 0):
+            return largest
+        if post["score"] == "power_mean":
+            power = float(post["power"])
+            shares = np.maximum(anomaly_map / largest, 0.0) ** power
+            return float(largest * shares.mean(dtype=np.float64) ** (1.0 / power))
         count = max(1, round(post["top_share"] * anomaly_map.size))
         return float(np.partition(anomaly_map.ravel(), -count)[-count:].mean())
 

@@ -17,12 +17,15 @@
 
 namespace agp_edge {
 
-//   kMax      largest value of the anomaly map
-//   kTopMean  mean of the largest `top_share` of its values
-enum class ScoreRule : std::uint8_t { kMax, kTopMean };
+//   kMax        largest value of the anomaly map
+//   kTopMean    mean of the largest `top_share` of its values
+//   kPowerMean  mean(max(value, 0)^power)^(1 / power) over its values: near the largest where that
+//               stands out, a mean of many where a wide area is a little raised. Where no value is
+//               above 0 it is the largest.
+enum class ScoreRule : std::uint8_t { kMax, kTopMean, kPowerMean };
 
 const char* to_string(ScoreRule rule) noexcept;
-ScoreRule score_rule_from(const std::string& name);  // "max", "top_mean"
+ScoreRule score_rule_from(const std::string& name);  // "max", "top_mean", "power_mean"
 
 // Bits of Decision::outputs; the score is always there.
 enum Outputs : std::uint8_t { kScoreOnly = 0, kMap = 1, kMask = 2, kRegions = 4, kAll = 7 };
@@ -37,6 +40,7 @@ struct PostprocessRecipe {
   float sigma = 0.0F;
   ScoreRule score = ScoreRule::kMax;
   float top_share = 0.01F;  // (0, 1], of the map's pixels; kTopMean only
+  int power = 24;           // 1 to 64; kPowerMean only
 };
 
 // What may change from one call to the next.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "agp_edge/error.hpp"
+#include "postprocess/postprocess_recipe.hpp"
 
 namespace agp_edge {
 namespace {
@@ -226,8 +227,11 @@ void parse_output(const Section& output, const Section& postprocess, Manifest& m
   recipe.map_height = manifest.preprocess.height;
   recipe.map_width = manifest.preprocess.width;
   recipe.sigma = static_cast<float>(postprocess.number("sigma", 0, kMaxSigma));
-  recipe.score = score_rule_from(postprocess.one_of("score", {"max", "top_mean"}));
+  recipe.score = score_rule_from(postprocess.one_of("score", {"max", "top_mean", "power_mean"}));
   recipe.top_share = static_cast<float>(postprocess.number("top_share", 0, 1, false));
+  if (recipe.score == ScoreRule::kPowerMean) {
+    recipe.power = postprocess.integer("power", 1, kMostPower);
+  }
 }
 
 void parse_threshold(const Section& document, Manifest& manifest) {

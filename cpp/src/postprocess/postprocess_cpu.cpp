@@ -20,9 +20,9 @@ struct Postprocessor::Impl {
   const SmoothKernels& kernels = smooth_kernels();
   BandMatrix vertical;
   SmoothTable horizontal;
-  std::vector<float> wide;  // (grid_height, horizontal.padded_output()): after the first pass
-  std::vector<float> map;   // where the result does not keep it
-  std::vector<float> sorted;
+  std::vector<float> wide;   // (grid_height, horizontal.padded_output()): after the first pass
+  std::vector<float> map;    // where the result does not keep it
+  std::vector<float> aside;  // the values that count, where the score needs a copy
   std::vector<std::uint8_t> mask;
   RegionFinder regions;
   IgnoredArea ignored;
@@ -33,7 +33,7 @@ struct Postprocessor::Impl {
         horizontal(upsample_blur_weights(r.grid_width, r.map_width, r.sigma)),
         wide(static_cast<std::size_t>(r.grid_height) * horizontal.padded_output()),
         map(static_cast<std::size_t>(r.map_height) * r.map_width),
-        sorted(r.score == ScoreRule::kTopMean ? map.size() : 0),
+        aside(r.score == ScoreRule::kMax ? 0 : map.size()),
         mask(map.size()),
         regions(r.map_height, r.map_width),
         ignored(r.map_height, r.map_width) {}
@@ -41,6 +41,8 @@ struct Postprocessor::Impl {
   void check_finite(const float* grid) const;
   float fill_map(const float* grid, float* values);
   float top_mean(const float* values);
+  float power_mean(const float* values, float largest);
+  float score(const float* values, float largest);
 };
 
 void Postprocessor::Impl::check_finite(const float* grid) const {
@@ -68,18 +70,44 @@ float Postprocessor::Impl::fill_map(const float* grid, float* values) {
 }
 
 float Postprocessor::Impl::top_mean(const float* values) {
-  const std::size_t size = ignored.empty() ? sorted.size() : ignored.counted();
+  const std::size_t size = ignored.empty() ? aside.size() : ignored.counted();
   const std::size_t count = top_count(recipe, size);
   if (ignored.empty()) {
-    std::copy(values, values + size, sorted.begin());
+    std::copy(values, values + size, aside.begin());
   } else {
-    ignored.copy_counted(values, sorted.data());
+    ignored.copy_counted(values, aside.data());
   }
-  std::nth_element(sorted.begin(), sorted.begin() + static_cast<std::ptrdiff_t>(count - 1),
-                   sorted.begin() + static_cast<std::ptrdiff_t>(size), std::greater<float>());
+  std::nth_element(aside.begin(), aside.begin() + static_cast<std::ptrdiff_t>(count - 1),
+                   aside.begin() + static_cast<std::ptrdiff_t>(size), std::greater<float>());
   double sum = 0;
-  for (std::size_t i = 0; i < count; ++i) sum += sorted[i];
+  for (std::size_t i = 0; i < count; ++i) sum += aside[i];
   return static_cast<float>(sum / static_cast<double>(count));
+}
+
+float Postprocessor::Impl::power_mean(const float* values, float largest) {
+  if (!has_power_mean(largest)) return largest;
+  std::size_t size = aside.size();
+  if (!ignored.empty()) {
+    size = ignored.counted();
+    ignored.copy_counted(values, aside.data());
+    values = aside.data();
+  }
+  const double sum =
+      kernels.power_sum(values, size, 1.0F / largest, least_share(recipe.power), recipe.power);
+  return static_cast<float>(largest *
+                            std::pow(sum / static_cast<double>(size), 1.0 / recipe.power));
+}
+
+float Postprocessor::Impl::score(const float* values, float largest) {
+  switch (recipe.score) {
+    case ScoreRule::kTopMean:
+      return top_mean(values);
+    case ScoreRule::kPowerMean:
+      return power_mean(values, largest);
+    case ScoreRule::kMax:
+      break;
+  }
+  return largest;
 }
 
 Postprocessor::Postprocessor(const PostprocessRecipe& recipe) {
@@ -108,7 +136,7 @@ void Postprocessor::run(const float* grid, const Rect& view, const Decision& dec
   impl.ignored.draw(decision.ignored, view);
   const float peak = impl.fill_map(grid, map);
   const float largest = impl.ignored.empty() ? peak : impl.ignored.largest(map);
-  result.score = impl.recipe.score == ScoreRule::kMax ? largest : impl.top_mean(map);
+  result.score = impl.score(map, largest);
   result.threshold = decision.threshold;
   result.is_anomalous = result.score > decision.threshold;
 

@@ -33,6 +33,8 @@ constexpr std::size_t kReduceBytes = kPostThreads * sizeof(kernel::BlockPeak);
 // Histogram and the selection's scratch; sums and the same.
 constexpr std::size_t kCountBytes = (kBins + kPostThreads + 2) * sizeof(unsigned);
 constexpr std::size_t kSumBytes = kPostThreads * (sizeof(double) + sizeof(unsigned)) + 8;
+constexpr std::size_t kPowerBytes = kPostThreads * sizeof(double);
+static_assert(kPowerBytes >= kReduceBytes, "peaks and sums take turns");
 
 int blocks_for(int outputs, int per_block) { return (outputs + per_block - 1) / per_block; }
 
@@ -80,7 +82,8 @@ struct PostprocessCuda::Impl {
   std::size_t downloaded = 0;
 
   cuda::Module module;
-  cuda::FunctionHandle smooth_function, count_function, sum_function, finish_function;
+  cuda::FunctionHandle smooth_function, count_function, sum_function, power_function,
+      finish_function;
   std::unique_ptr<cuda::DeviceBuffer> memory;
   std::unique_ptr<cuda::DeviceBuffer> block;
   bool has_tables = false;
@@ -100,14 +103,17 @@ struct PostprocessCuda::Impl {
   cuda::Address grid = 0;
   kernel::SmoothParams smooth{};
   kernel::TopParams top{};
+  kernel::PowerParams power{};
   int digits[kDigits] = {0, 1, 2};
   kernel::FinishParams finish{};
   void* smooth_parameters[2] = {&grid, &smooth};
   void* count_parameters[kDigits][2] = {{&top, &digits[0]}, {&top, &digits[1]}, {&top, &digits[2]}};
   void* sum_parameters[1] = {&top};
+  void* power_parameters[1] = {&power};
   void* finish_parameters[1] = {&finish};
 
   bool keeps_ranks() const noexcept { return recipe.score == ScoreRule::kTopMean; }
+  bool sums_powers() const noexcept { return recipe.score == ScoreRule::kPowerMean; }
   template <typename T>
   T* in_memory(std::size_t place) const {
     return reinterpret_cast<T*>(static_cast<char*>(memory->pointer()) + place);
@@ -144,6 +150,7 @@ PostprocessCuda::Impl::Impl(std::shared_ptr<const cuda::Context> used, const Pos
       smooth_function(module.function("agp_edge_smooth")),
       count_function(module.function("agp_edge_top_count")),
       sum_function(module.function("agp_edge_top_sum")),
+      power_function(module.function("agp_edge_power_sum")),
       finish_function(module.function("agp_edge_finish")),
       ignored(r.map_height, r.map_width),
       regions(r.map_height, r.map_width),
@@ -197,7 +204,7 @@ void PostprocessCuda::Impl::set_params() {
   smooth.down_first = in_memory<int>(at.down_first);
   smooth.down = in_memory<float>(at.down);
   smooth.ignored = ignored.empty() ? nullptr : in_memory<unsigned char>(at.ignored);
-  smooth.map = needs_map || keeps_ranks() ? in_block<float>(map_at) : nullptr;
+  smooth.map = needs_map || keeps_ranks() || sums_powers() ? in_block<float>(map_at) : nullptr;
   smooth.mask = needs_mask ? in_block<unsigned char>(mask_at) : nullptr;
   smooth.peaks = in_memory<kernel::BlockPeak>(at.peaks);
   smooth.histograms = keeps_ranks() ? in_memory<unsigned>(at.histograms) : nullptr;
@@ -220,13 +227,23 @@ void PostprocessCuda::Impl::set_params() {
   top.size = map_size;
   top.count = static_cast<unsigned>(top_count(recipe, counted));
 
+  power.map = smooth.map;
+  power.ignored = smooth.ignored;
+  power.peaks = smooth.peaks;
+  power.sums = top.sums;
+  power.size = map_size;
+  power.peak_count = static_cast<int>(smooth_x * smooth_y);
+  power.power = recipe.power;
+  power.least = least_share(recipe.power);
+
   finish.peaks = smooth.peaks;
-  finish.sums = keeps_ranks() ? top.sums : nullptr;
-  finish.cut = top.cut;
+  finish.sums = keeps_ranks() || sums_powers() ? top.sums : nullptr;
+  finish.cut = keeps_ranks() ? top.cut : nullptr;
   finish.header = in_block<kernel::PostprocessHeader>(0);
   finish.peak_count = static_cast<int>(smooth_x * smooth_y);
-  finish.sum_count = sum_blocks;
-  finish.count = top.count;
+  finish.sum_count = finish.sums == nullptr ? 0 : sum_blocks;
+  finish.count = sums_powers() ? static_cast<unsigned>(counted) : top.count;
+  finish.power = recipe.power;
 }
 
 void PostprocessCuda::Impl::launch(Stream stream, cuda::FunctionHandle function, unsigned grid_x,
@@ -292,6 +309,10 @@ void PostprocessCuda::enqueue(Stream stream, cuda::Address grid) {
       impl.launch(stream, impl.count_function, blocks, 1, kCountBytes, parameters);
     }
     impl.launch(stream, impl.sum_function, blocks, 1, kSumBytes, impl.sum_parameters);
+  }
+  if (impl.sums_powers()) {
+    impl.launch(stream, impl.power_function, static_cast<unsigned>(impl.sum_blocks), 1, kPowerBytes,
+                impl.power_parameters);
   }
   impl.launch(stream, impl.finish_function, 1, 1, kReduceBytes, impl.finish_parameters);
 }

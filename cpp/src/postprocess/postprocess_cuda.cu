@@ -18,6 +18,9 @@ AGP_EDGE_DEVICE bool is_counted(const unsigned char* ignored, int i) {
 
 AGP_EDGE_DEVICE float no_peak() { return __uint_as_float(0xFF800000U); }  // -infinity
 
+// Whether others can be shares of it.
+AGP_EDGE_DEVICE bool is_normal(float largest) { return largest >= 1.17549435e-38F; }
+
 // Largest peak and sum of the bad ones, in thread 0. `scratch`: kPostThreads of them.
 AGP_EDGE_DEVICE BlockPeak reduce(BlockPeak mine, BlockPeak* scratch) {
   scratch[thread()] = mine;
@@ -31,6 +34,39 @@ AGP_EDGE_DEVICE BlockPeak reduce(BlockPeak mine, BlockPeak* scratch) {
     }
   }
   return mine;
+}
+
+// The peaks that the smoothing left as one, in thread 0.
+AGP_EDGE_DEVICE BlockPeak reduce_all(const BlockPeak* peaks, int count, BlockPeak* scratch) {
+  BlockPeak peak = {no_peak(), 0};
+  for (int i = thread(); i < count; i += kPostThreads) {
+    peak.largest = max(peak.largest, peaks[i].largest);
+    peak.bad += peaks[i].bad;
+  }
+  return reduce(peak, scratch);
+}
+
+// Sum in thread 0. `scratch`: kPostThreads numbers.
+AGP_EDGE_DEVICE double reduce(double mine, double* scratch) {
+  scratch[thread()] = mine;
+  for (int step = kPostThreads / 2; step > 0; step /= 2) {
+    __syncthreads();
+    if (thread() < step) {
+      mine += scratch[thread() + step];
+      scratch[thread()] = mine;
+    }
+  }
+  return mine;
+}
+
+// value^power by squaring; `power` is at least 1.
+AGP_EDGE_DEVICE float to_power(float value, int power) {
+  float result = 1;
+  for (; power > 1; power /= 2) {
+    if (power % 2 != 0) result *= value;
+    value *= value;
+  }
+  return result * value;
 }
 
 // Floats in an order that unsigned numbers have too.
@@ -183,34 +219,47 @@ AGP_EDGE_KERNEL(256) agp_edge_top_sum(TopParams p) {
       mine += static_cast<double>(p.map[i]);
     }
   }
-  sums[thread()] = mine;
-  for (int step = kPostThreads / 2; step > 0; step /= 2) {
-    __syncthreads();
-    if (thread() < step) {
-      mine += sums[thread() + step];
-      sums[thread()] = mine;
-    }
-  }
+  mine = reduce(mine, sums);
   if (thread() != 0) return;
   p.sums[block()] = mine;
   if (block() == 0) *p.cut = {value_of(found.prefix), found.rank};
 }
 
+// Sums the powers of the values' shares of the largest.
+AGP_EDGE_KERNEL(256) agp_edge_power_sum(PowerParams p) {
+  AGP_EDGE_SHARED(shared);
+  BlockPeak* const peaks = reinterpret_cast<BlockPeak*>(shared);
+  reduce_all(p.peaks, p.peak_count, peaks);
+  __syncthreads();
+  const float largest = peaks[0].largest;
+  __syncthreads();  // the sums take its place
+  const float scale = is_normal(largest) ? 1.0F / largest : 0.0F;
+  const int stride = blocks() * kPostThreads;
+  double mine = 0;
+  for (int i = block() * kPostThreads + thread(); i < p.size; i += stride) {
+    const float share = p.map[i] * scale;
+    if (is_counted(p.ignored, i) && share > p.least) {
+      mine += static_cast<double>(to_power(share, p.power));
+    }
+  }
+  mine = reduce(mine, reinterpret_cast<double*>(shared));
+  if (thread() == 0) p.sums[block()] = mine;
+}
+
 // One block: the score and what the host checks.
 AGP_EDGE_KERNEL(256) agp_edge_finish(FinishParams p) {
   AGP_EDGE_SHARED(shared);
-  BlockPeak peak = {no_peak(), 0};
-  for (int i = thread(); i < p.peak_count; i += kPostThreads) {
-    peak.largest = max(peak.largest, p.peaks[i].largest);
-    peak.bad += p.peaks[i].bad;
-  }
-  peak = reduce(peak, reinterpret_cast<BlockPeak*>(shared));
+  const BlockPeak peak = reduce_all(p.peaks, p.peak_count, reinterpret_cast<BlockPeak*>(shared));
   if (thread() != 0) return;
   float score = peak.largest;
-  if (p.sums != nullptr) {
-    double sum = static_cast<double>(p.cut->taken) * static_cast<double>(p.cut->value);
-    for (int i = 0; i < p.sum_count; ++i) sum += p.sums[i];
+  double sum = 0;
+  for (int i = 0; i < p.sum_count; ++i) sum += p.sums[i];
+  if (p.cut != nullptr) {
+    sum += static_cast<double>(p.cut->taken) * static_cast<double>(p.cut->value);
     score = static_cast<float>(sum / static_cast<double>(p.count));
+  } else if (p.sums != nullptr && is_normal(peak.largest)) {
+    score = static_cast<float>(static_cast<double>(peak.largest) *
+                               pow(sum / static_cast<double>(p.count), 1.0 / p.power));
   }
   *p.header = {score, peak.largest, peak.bad, 0};
 }

@@ -58,14 +58,26 @@ struct TopParams {
   unsigned count;  // of the largest that are averaged
 };
 
+struct PowerParams {
+  const float* map;
+  const unsigned char* ignored;  // or null
+  const BlockPeak* peaks;
+  double* sums;  // one per block of the summing kernel
+  int size;      // pixels of the map
+  int peak_count;
+  int power;
+  float least;  // shares of the largest value below it count as 0
+};
+
 struct FinishParams {
   const BlockPeak* peaks;
   const double* sums;  // null: the score is the largest value
-  const TopCut* cut;
+  const TopCut* cut;   // null: the sums are of powers
   PostprocessHeader* header;
   int peak_count;
-  int sum_count;
-  unsigned count;
+  int sum_count;   // 0 without
+  unsigned count;  // of values that are averaged
+  int power;
 };
 
 }  // namespace agp_edge::kernel

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
 
 #include "agp_edge/error.hpp"
@@ -9,14 +10,23 @@
 namespace agp_edge {
 
 const char* to_string(ScoreRule rule) noexcept {
-  return rule == ScoreRule::kTopMean ? "top_mean" : "max";
+  switch (rule) {
+    case ScoreRule::kTopMean:
+      return "top_mean";
+    case ScoreRule::kPowerMean:
+      return "power_mean";
+    case ScoreRule::kMax:
+      break;
+  }
+  return "max";
 }
 
 ScoreRule score_rule_from(const std::string& name) {
-  for (ScoreRule rule : {ScoreRule::kMax, ScoreRule::kTopMean}) {
+  for (ScoreRule rule : {ScoreRule::kMax, ScoreRule::kTopMean, ScoreRule::kPowerMean}) {
     if (name == to_string(rule)) return rule;
   }
-  throw ModelError("the score rule is \"" + name + "\"; expected \"max\" or \"top_mean\"");
+  throw ModelError("the score rule is \"" + name +
+                   "\"; expected \"max\", \"top_mean\" or \"power_mean\"");
 }
 
 void check(const PostprocessRecipe& recipe) {
@@ -35,6 +45,10 @@ void check(const PostprocessRecipe& recipe) {
     throw ModelError("the score's top share is " + std::to_string(recipe.top_share) +
                      "; expected a share above 0 and at most 1");
   }
+  if (recipe.power < 1 || recipe.power > kMostPower) {
+    throw ModelError("the score's power is " + std::to_string(recipe.power) +
+                     "; expected a whole number from 1 to " + std::to_string(kMostPower));
+  }
 }
 
 std::size_t top_count(const PostprocessRecipe& recipe, std::size_t counted) noexcept {
@@ -43,6 +57,12 @@ std::size_t top_count(const PostprocessRecipe& recipe, std::size_t counted) noex
           std::llround(static_cast<double>(recipe.top_share) * static_cast<double>(counted))),
       1, counted);
 }
+
+bool has_power_mean(float largest) noexcept {
+  return largest >= std::numeric_limits<float>::min();  // a denormal divides to infinity
+}
+
+float least_share(int power) noexcept { return std::exp2(-120.0F / static_cast<float>(power)); }
 
 void check_finite(const PostprocessRecipe& recipe, std::size_t bad) {
   if (bad == 0) return;

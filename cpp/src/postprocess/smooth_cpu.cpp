@@ -65,6 +65,47 @@ AGP_EDGE_INLINE void exceeds(const float* __restrict values, float threshold, st
   for (std::size_t i = 0; i < size; ++i) mask[i] = values[i] > threshold ? 1 : 0;
 }
 
+// value^power by squaring; `power` is at least 1.
+template <typename T>
+AGP_EDGE_INLINE T to_power(T value, int power) {
+  while ((power & 1) == 0) {
+    value *= value;
+    power >>= 1;
+  }
+  T result = value;
+  while ((power >>= 1) != 0) {
+    value *= value;
+    if ((power & 1) != 0) result *= value;
+  }
+  return result;
+}
+
+AGP_EDGE_INLINE double power_sum(const float* values, std::size_t size, float scale, float least,
+                                 int power) {
+  constexpr std::size_t kStep = 8 * kVectors;
+  constexpr std::size_t kRun = 32 * kStep;  // what floats may sum up
+  double total = 0;
+  std::size_t i = 0;
+  while (i + kStep <= size) {
+    const std::size_t end = std::min(i + kRun, size);
+    Float8 sum[kVectors] = {};
+    for (; i + kStep <= end; i += kStep) {
+      for (int v = 0; v < kVectors; ++v) {
+        const Float8 share = load8(values + i + 8 * static_cast<std::size_t>(v)) * scale;
+        sum[v] += to_power(share > least ? share : Float8{}, power);
+      }
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      for (int lane = 0; lane < 8; ++lane) total += static_cast<double>(sum[v][lane]);
+    }
+  }
+  for (; i < size; ++i) {
+    const float share = values[i] * scale;
+    if (share > least) total += static_cast<double>(to_power(share, power));
+  }
+  return total;
+}
+
 // Functions of one instruction set around the bodies above, and their table.
 #define AGP_EDGE_SMOOTH_KERNELS(Set, attribute)                                            \
   struct Set {                                                                             \
@@ -79,7 +120,11 @@ AGP_EDGE_INLINE void exceeds(const float* __restrict values, float threshold, st
                                 std::uint8_t* mask) {                                      \
       exceeds(values, threshold, size, mask);                                              \
     }                                                                                      \
-    static constexpr SmoothKernels kernels() { return {wide, mix, above}; }                \
+    attribute static double powers(const float* values, std::size_t size, float scale,     \
+                                   float least, int power) {                               \
+      return power_sum(values, size, scale, least, power);                                 \
+    }                                                                                      \
+    static constexpr SmoothKernels kernels() { return {wide, mix, above, powers}; }        \
   };
 
 AGP_EDGE_SMOOTH_KERNELS(Baseline, )

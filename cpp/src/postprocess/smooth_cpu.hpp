@@ -1,5 +1,6 @@
 // The hot loops of the postprocessing: grid rows become wide rows (horizontal), wide rows become
 // rows of the anomaly map (vertical); both multiply by one banded matrix of upsampling and blur.
+// And what is asked of the map: which values exceed, and the sum of their powers.
 //
 // Threads  pure functions.
 #pragma once
@@ -41,6 +42,9 @@ struct SmoothKernels {
 
   // mask[i] = values[i] > threshold.
   void (*exceeds)(const float* values, float threshold, std::size_t size, std::uint8_t* mask);
+
+  // Sum of (scale * values[i])^power over those with scale * values[i] > least; at most 1 each.
+  double (*power_sum)(const float* values, std::size_t size, float scale, float least, int power);
 };
 
 extern const SmoothKernels kBaselineSmoothKernels;

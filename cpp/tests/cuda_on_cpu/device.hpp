@@ -33,6 +33,7 @@ namespace agp_edge::kernel {
 
 using std::max;
 using std::min;
+using std::pow;
 
 struct alignas(16) float4 {
   float x, y, z, w;

@@ -38,6 +38,7 @@ struct Launcher<kFunction> {
 constexpr Kernel kAll[] = {AGP_EDGE_LISTED(agp_edge_smooth),
                            AGP_EDGE_LISTED(agp_edge_top_count),
                            AGP_EDGE_LISTED(agp_edge_top_sum),
+                           AGP_EDGE_LISTED(agp_edge_power_sum),
                            AGP_EDGE_LISTED(agp_edge_finish),
                            AGP_EDGE_LISTED(agp_edge_preprocess_colour8),
                            AGP_EDGE_LISTED(agp_edge_preprocess_mono8),

@@ -138,5 +138,6 @@ int main() {
              StoredFrame(1280, 720, PixelFormat::kBayerRggb8, 1280, 720), antialias);
   postprocess("postprocess 32 to 256 max", 32, agp_edge::ScoreRule::kMax);
   postprocess("postprocess 16 to 256 top_mean", 16, agp_edge::ScoreRule::kTopMean);
+  postprocess("postprocess 32 to 256 power_mean", 32, agp_edge::ScoreRule::kPowerMean);
   return 0;
 }

@@ -26,6 +26,7 @@ from agp_edge.manifest import read_manifest
         {"input.resize": "antialias"},
         {"input.resize": "area", "input.roi": [20, 10, 200, 180]},
         {"input.resize": "area", "postprocess.score": "top_mean", "postprocess.top_share": 0.05},
+        {"input.resize": "area", "postprocess.score": "power_mean", "postprocess.power": 24},
         {"input.resize": "area", "input.channels": "bgr"},
         {"input.resize": "area", "postprocess.sigma": 0.0},
     ],
