@@ -49,6 +49,7 @@ class ModelConfig:
     # by itself. The last two are trained under perturbation.
     decoder: str = "memory"
     memory: int = 1024  # prototypes of the coarse memory
+    products: int = 1  # that one network knows, each by a memory of its own
     decoder_width: int = 64  # channels inside; unknown in the paper; narrow, so that it cannot copy
     decoder_depth: int = 4  # blocks; paper: 4
     decoder_heads: int = 4  # unknown in the paper

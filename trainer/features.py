@@ -49,7 +49,8 @@ _AFTER_FUSION = frozenset(
     {
         "whiten", "components", "shrinkage", "decoder", "decoder_width", "decoder_depth",
         "decoder_heads", "bottleneck", "dropout", "position_scale", "distance", "sigma", "score",
-        "top_share", "power", "memory", "fine_memory", "fine_weight",
+        "top_share", "power", "memory", "products", "fine_memory",
+        "fine_weight",
     }
 )  # fmt: skip
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from agp_edge.trainer.backbone import Backbone, backbone_options
-from agp_edge.trainer.model import AgpNet
+from agp_edge.trainer.products import network
 from agp_edge.trainer.weights import pretrained_model
 
 if TYPE_CHECKING:
     from torch import nn
 
     from agp_edge.trainer.config import ModelConfig
+    from agp_edge.trainer.model import AgpNet
     from agp_edge.trainer.weights import Pretrained
 
 __all__ = ["new_model", "tensor_digest"]
@@ -31,7 +32,7 @@ def new_model(config: ModelConfig, weights: str, seed: int) -> tuple[AgpNet, Pre
     pretrained = pretrained_model(config.backbone, weights, **options)
     backbone = Backbone(pretrained.model, config.backbone, config.layers)
     torch.manual_seed(seed)  # the decoder's start must not depend on how the backbone was made
-    return AgpNet(config, backbone), pretrained
+    return network(config, backbone), pretrained
 
 
 def tensor_digest(module: nn.Module) -> str:

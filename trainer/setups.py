@@ -35,20 +35,22 @@ SIZE_NAME = "size.json"
 SETUPS = ("one-class", "multi-class", "few-shot")
 
 
-def setup_defaults(setup: str) -> tuple[ModelConfig, TrainConfig]:
-    """The configs that a setup starts from."""
+def setup_defaults(setup: str, decoder: str = "memory") -> tuple[ModelConfig, TrainConfig]:
+    """The configs that a setup starts from with that decoder."""
     if setup == "few-shot":
         # From copies of a few images neither the spread at a position nor a full covariance can be
         # learned. Solar cells, the Gaussian that the decoder starts from, 1 / 2 / 4 images: image
         # AUROC 0.61 / 0.62 / 0.68 with position scaling, 0.65 / 0.68 / 0.74 without.
         return (
-            ModelConfig(position_scale=False, shrinkage=1.0),
+            ModelConfig(decoder=decoder, position_scale=False, shrinkage=1.0),
             TrainConfig(setup=setup),
         )
     if setup == "multi-class":
-        # Each product needs prototypes of its own, and a position means something else in each.
-        return ModelConfig(position_scale=False, memory=3072), TrainConfig(setup=setup)
-    return ModelConfig(), TrainConfig(setup=setup)
+        # One decoder for all: a position means something else in each product. The memory has a
+        # branch per product (products.py).
+        position = decoder == "memory"
+        return ModelConfig(decoder=decoder, position_scale=position), TrainConfig(setup=setup)
+    return ModelConfig(decoder=decoder), TrainConfig(setup=setup)
 
 
 def open_setup(setup: str, folders: Sequence[str | os.PathLike[str]]) -> Dataset:

@@ -62,7 +62,7 @@ def _nothing(_: str) -> None:
     pass
 
 
-def train(  # noqa: PLR0915  (one loop, readable from top to bottom)
+def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
     dataset: Dataset,
     output: str | Path,
     model_config: ModelConfig | None = None,
@@ -113,17 +113,34 @@ def train(  # noqa: PLR0915  (one loop, readable from top to bottom)
     model_config, config = model_config or ModelConfig(), config or TrainConfig()
     check_train_config(config)
     folder = Path(output)
+    state = read_state(folder)
+    if state is not None and not resume:
+        raise ModelError(
+            f"run folder '{folder}' holds a run already; go on with --resume, or give another one"
+        )
+    if config.setup == "multi-class" and model_config.decoder == "memory":
+        from agp_edge.trainer.multi_class import train_products  # noqa: PLC0415  (trains by this)
+
+        return train_products(
+            dataset,
+            folder,
+            model_config,
+            config,
+            state=state,
+            size=size,
+            weights=weights,
+            device=device,
+            processes=processes,
+            cache_dir=cache_dir,
+            progress=progress,
+            say=say,
+        )
     fabric = open_fabric(device, processes, config.precision)
     on = fabric.device
     first = fabric.is_global_zero
     progress = progress and first
 
     # ---- data, network, features
-    state = read_state(folder)
-    if state is not None and not resume:
-        raise ModelError(
-            f"run folder '{folder}' holds a run already; go on with --resume, or give another one"
-        )
     if first:
         remove_leftovers(folder)
     started = None if state is None else state.identity

@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
     from agp_edge.trainer.state import read_state  # noqa: PLC0415
     from agp_edge.trainer.train import train  # noqa: PLC0415
 
-    model, training = setup_defaults(args.setup or "one-class")
+    model, training = setup_defaults(args.setup or "one-class", args.decoder or "memory")
     weights = "auto"
     state = read_state(args.output) if args.resume else None
     if state is not None:  # what is not given again stays as the run was started
@@ -216,8 +216,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{result.epochs} epochs, {kept}, {result.seconds:.0f} s")
     if result.added:
         print(f"{result.added} images came into the folder meanwhile; the model does not know them")
-    if (result.folder / "suspects.html").exists():
-        print(f"good images that lie far from the others: {result.folder / 'suspects.html'}")
+    for page in sorted(result.folder.rglob("suspects.html")):
+        print(f"good images that lie far from the others: {page}")
     print(f"wrote {result.folder}; next: agp-edge export {result.folder} -o model.onnx")
     return 0
 
