@@ -150,7 +150,7 @@ def few_shot(scratch: Path) -> dict[str, Any]:
 def multi_class_lines(results: dict[str, Any]) -> list[str]:
     """The Markdown table."""
     lines = [
-        "| product | one-class: image AUROC, AUPRO | multi-class | multi-class is better by (paired) "
+        "| product | one-class: image AUROC, AUPRO | multi-class | better by (paired) "
         "| answered by another branch |",
         "| --- | --- | --- | --- | --- |",
     ]

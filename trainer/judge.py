@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from agp_edge.trainer.config import postprocess_spec
 from agp_edge.trainer.data import read_frame
 from agp_edge.trainer.synthetic import AT_BORDER, FAMILIES, with_defect
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from agp_edge.trainer.config import ModelConfig
     from agp_edge.trainer.model import AgpNet
 
-__all__ = ["Defect", "Scorer", "Verdicts", "defects_of", "fit_judge", "judged"]
+__all__ = ["Defect", "defects_of", "fit_judge", "judged"]
 
 # Synthetic defects are sized for an image of 256 px (synthetic.py). They are put into windows from
 # this side up to the whole frame, so that a large frame gets small defects too.
@@ -59,85 +58,6 @@ class Defect:
         mask = np.zeros(shape[:2], np.bool_)
         mask[self.top : self.top + height, self.left : self.left + width] = self.mask
         return mask
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """Scores of good images and of the defects put into them; larger is worse."""
-
-    good: NDArray[np.float64]  # (n,), of each image
-    defective: NDArray[np.float64]  # (m,), of each image with a defect
-    located: NDArray[np.float64]  # (m,), the map's largest value on the defect itself
-    image: NDArray[np.intp]  # (m,), the good image that each defect is in
-
-    def quality(self, weight: NDArray[np.float64] | None = None) -> float:
-        """Mean of two AUROCs: defective images, and the defects' own places, against good images.
-
-        The second asks for localisation too: an image that is called defective for a reason
-        elsewhere does not count. `weight` (n,) of the good images and what is in them; None: 1.
-        """
-        own = np.ones(len(self.good)) if weight is None else weight
-        return 0.5 * (
-            _auroc(self.good, own, self.defective, own[self.image])
-            + _auroc(self.good, own, self.located, own[self.image])
-        )
-
-
-class Scorer:
-    """Collects verdicts of one fitted judge, through the postprocessing that serves the line."""
-
-    def __init__(self, model: AgpNet, config: ModelConfig) -> None:
-        """Scores with `model`, which `fit_judge` has fitted."""
-        self._model = model
-        self._size = (config.height, config.width)
-        self._postprocessor = postprocess_spec(config).native(
-            model.grid, (config.height, config.width)
-        )
-        # a defect may show in the cell beside its own
-        self._reach = max(config.height // model.grid[0], config.width // model.grid[1])
-        self._good: list[float] = []
-        self._defective: list[float] = []
-        self._located: list[float] = []
-        self._image: list[int] = []
-
-    def good(self, tokens: Tensor) -> None:
-        """Good images, as fused tokens (B, N, C)."""
-        self._good += [score for score, _ in self.scored(tokens)]
-
-    def defective(
-        self, tokens: Tensor, masks: Sequence[NDArray[np.bool_]], images: Sequence[int]
-    ) -> None:
-        """Images with defects, where these are, and which good image each one is in."""
-        for (score, map_), mask, image in zip(self.scored(tokens), masks, images, strict=True):
-            self._defective.append(score)
-            self._located.append(float(map_[self._near(mask)].max()))
-            self._image.append(image)
-
-    def verdicts(self) -> Verdicts:
-        """All verdicts so far."""
-        return Verdicts(
-            np.array(self._good),
-            np.array(self._defective),
-            np.array(self._located),
-            np.array(self._image, np.intp),
-        )
-
-    def scored(self, tokens: Tensor) -> list[tuple[float, NDArray[np.float32]]]:
-        """Score and anomaly map of each image, from fused tokens (B, N, C)."""
-        results = [
-            self._postprocessor.run(np.ascontiguousarray(distance[0].numpy()), outputs=1)
-            for distance in judged(self._model, tokens)
-        ]
-        return [(result.score, result.anomaly_map) for result in results]
-
-    def _near(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        import cv2  # noqa: PLC0415  (heavy)
-
-        height, width = self._size
-        small = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-        side = 2 * (self._reach // 2) + 1
-        grown = cv2.dilate((small > 0).astype(np.uint8), np.ones((side, side), np.uint8))
-        return np.asarray(grown > 0, np.bool_)
 
 
 def defects_of(samples: Sequence[Sample], each: int, seed: int) -> list[Defect]:
@@ -218,16 +138,3 @@ def _fitted(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
 def _float_image(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
     image = frame if frame.ndim == 3 else np.repeat(frame[:, :, None], 3, axis=2)
     return np.ascontiguousarray(image, np.float32)
-
-
-def _auroc(
-    good: NDArray[np.float64],
-    good_weight: NDArray[np.float64],
-    bad: NDArray[np.float64],
-    bad_weight: NDArray[np.float64],
-) -> float:
-    from sklearn.metrics import roc_auc_score  # noqa: PLC0415  (heavy)
-
-    labels = np.concatenate([np.zeros(len(good)), np.ones(len(bad))])
-    weight = np.concatenate([good_weight, bad_weight])
-    return float(roc_auc_score(labels, np.concatenate([good, bad]), sample_weight=weight))

@@ -144,7 +144,7 @@ def decided_size(
     if started is not None and table.is_file():
         reason = json.loads(table.read_text(encoding="utf-8"))["reason"]
     if started is not None and budget is not None:
-        same = ("height", "width", "layers", "top_share", "decoder", "decoder_width", "bottleneck")
+        same = ("height", "width", "layers", "decoder", "decoder_width", "bottleneck")
         kept = {name: getattr(started.model, name) for name in same}
         return replace(model_config, **kept), reason
     if started is not None or budget is None:

@@ -246,9 +246,7 @@ def _sized(
 ) -> ModelConfig:
     """The config with that input, its sides brought to multiples of `step`."""
     height, width = (max(round(side / step), 1) * step for side in shape)
-    # as many of the map's pixels make the score: what a larger input is chosen for is small
-    share = config.top_share * min(config.height * config.width / (height * width), 1.0)
-    sized = replace(config, height=height, width=width, top_share=share)
+    sized = replace(config, height=height, width=width)
     if sized.decoder == "transformer" and shape != (config.height, config.width):
         grid = new_model(sized)[0].grid
         if grid[0] * grid[1] > _MOST_ATTENDED:

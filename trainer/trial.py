@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from agp_edge.dataset import part_of
+from agp_edge.trainer.config import postprocess_spec
 from agp_edge.trainer.data import ImageReader, read_frame
 from agp_edge.trainer.judge import defects_of
 from agp_edge.trainer.memory import Memory
@@ -166,18 +167,10 @@ class _Judge:
     """Scores through the postprocessing that serves the line."""
 
     def __init__(self, model: AgpNet, config: ModelConfig) -> None:
-        from agp_edge import _core  # noqa: PLC0415  (the compiled part; its absence has its error)
-
         self._model = model
         self._size = (config.height, config.width)
-        self._postprocessor = _core.Postprocessor(
-            grid_height=model.output_grid[0],
-            grid_width=model.output_grid[1],
-            map_height=config.height,
-            map_width=config.width,
-            sigma=config.sigma,
-            score=config.score,
-            top_share=config.top_share,
+        self._postprocessor = postprocess_spec(config).native(
+            model.output_grid, (config.height, config.width)
         )
         # a defect may show in the cell beside its own
         self._reach = max(

@@ -143,13 +143,6 @@ def test_an_earlier_layer_has_to_be_better_still(small, large, monkeypatch):
 
 
 @pytest.mark.usefixtures("small_sides")
-def test_score_counts_as_many_pixels_at_a_larger_input(small, large, monkeypatch):
-    judged_by(monkeypatch, by_height({64: 0.5, 96: 0.6, 128: 0.9}))
-    config = choose(small, large).config
-    assert config.top_share == pytest.approx(small.model_config().top_share / 4)
-
-
-@pytest.mark.usefixtures("small_sides")
 def test_oblong_frames_compete_at_their_own_aspect(small, tmp_path, monkeypatch):
     judged_by(monkeypatch, lambda config: config.height * config.width / 3e4)
     for index in range(10):
