@@ -1,4 +1,4 @@
-"""Latency on a CPU: ours beside the same graph fed by hand, anomalib, the bare engine, and INT8.
+"""Latency on a CPU: ours beside the same graph fed by hand, anomalib, the bare engine; precisions.
 
 Four parts, each of a minute or so, all of them interleaved frame by frame in random order, so that
 what else the machine does meets all ways alike; read the ratios, not the milliseconds.
@@ -7,10 +7,10 @@ what else the machine does meets all ways alike; read the ratios, not the millis
                 OpenCV, Pillow and SciPy calls, and beside anomalib's inferencers, from 640 x 480
                 and 1920 x 1080 frames
     overhead    Detector.score from a 1920 x 1080 frame beside the engine's call alone
-    int8        Detector.score with an INT8 file beside FP32, and both image AUROCs
+    precision   Detector.score in bfloat16, and with an INT8 file, beside FP32: time and image AUROC
     bandwidth   preprocessing 1920 x 1080 BGR -> 256, share of the memory-read bandwidth
 
-    python benchmarks/latency.py MODEL [--int8 FILE --fp32 FILE] [--peers FOLDER] [--seconds 30]
+    python benchmarks/latency.py MODEL [--int8 FILE] [--peers FOLDER] [--seconds 30]
 
 MODEL: an .onnx file of 256 x 256. FOLDER holds what anomalib exported (*/weights/*/model.pt and
 .xml, for example of the detectors that benchmarks/peers.py --fitted keeps; --export-peers FITTED
@@ -41,15 +41,16 @@ from agp_edge.bench.against.anomalib import open_anomalib
 from agp_edge.bench.against.way import Way
 from agp_edge.bench.frames import synthetic_frames
 from agp_edge.bench.text import number
+from agp_edge.dataset import open_dataset
 from agp_edge.demo_data import DATA_NOTE
-from agp_edge.evaluate import evaluate
 from agp_edge.files import write_aside
+from agp_edge.images import read_image
+from agp_edge.metrics import image_auroc
 
-ENGINES = ("onnxruntime", "openvino")
+ENGINES = ("onnxruntime", "openvino", "openvino-bf16")
+TITLES = ("ONNX Runtime", "OpenVINO", "OpenVINO in bfloat16")
 SIZES = ((640, 480), (1920, 1080))
 SIDE = 256
-# Rows whose scores stand beside no other model's.
-OURS_ALONE = ("Detector.score", "INT8")
 
 
 def scorer(detector: agp_edge.Detector) -> Callable[[NDArray[np.uint8]], float]:
@@ -73,13 +74,16 @@ def beside(model: Path, peers: Sequence[Path], seconds: float, threads: int) -> 
             ways.append(open_anomalib(path, threads=threads))
         except Error as error:  # some exports cannot be run: part of the answer
             left_out.append(f"{path.parents[2].name}, {path.parent.name}: {error}")
-    ours = Way(name="agp_edge, OpenVINO", score=scorer(detectors["openvino"]), same_graph=True)
+    ours = [
+        Way(name=f"agp_edge, {title}", score=scorer(detectors[engine]), same_graph=True)
+        for engine, title in list(zip(ENGINES, TITLES, strict=True))[1:]
+    ]
     return {
         "left_out": left_out,
         **{
             f"{width}x{height}": side_by_side(
                 scorer(detectors["onnxruntime"]),
-                [ours, *ways],
+                [*ours, *ways],
                 synthetic_frames(width, height).arrays,
                 duration_s=seconds,
                 rest=threads != 1,
@@ -150,31 +154,63 @@ def bare_openvino(model: Path) -> Callable[[], float]:
     return call
 
 
-def int8(fp32: Path, quantised: Path, seconds: float) -> dict[str, Any]:
-    """Both files on each engine; image AUROC on the mono cells that no training saw."""
-    ways = {
-        (kind, engine): agp_edge.Detector(path, engine=engine, threads=1)
-        for kind, path in (("FP32", fp32), ("INT8", quantised))
-        for engine in ENGINES
+def precision(model: Path, quantised: Path | None, seconds: float) -> dict[str, Any]:
+    """FP32, bfloat16 and INT8: time from 1920 x 1080, and image AUROC on the mono cells' test."""
+    detectors = {
+        title: agp_edge.Detector(model, engine=engine, threads=1)
+        for engine, title in zip(ENGINES, TITLES, strict=True)
     }
-    found: dict[str, Any] = {}
-    frames = synthetic_frames(1920, 1080).arrays
-    for engine in ENGINES:
-        found[engine] = side_by_side(
-            scorer(ways["FP32", engine]),
-            [Way(name="INT8", score=scorer(ways["INT8", engine]), same_graph=False)],
-            frames,
-            duration_s=seconds / len(ENGINES),
-            rest=False,
-            name="FP32",
-        ).to_dict()
+    if quantised is not None:
+        for engine, title in list(zip(ENGINES, TITLES, strict=True))[:2]:
+            # what its scores are worth is asked here, whether it would be let in or not
+            detectors[f"{title}, INT8"] = agp_edge.Detector(
+                quantised, engine=engine, threads=1, self_test=False
+            )
+    first, *others = detectors
+    times = side_by_side(
+        scorer(detectors[first]),
+        [Way(name=name, score=scorer(detectors[name]), same_graph=False) for name in others],
+        synthetic_frames(1920, 1080).arrays,
+        duration_s=seconds,
+        rest=False,
+        name=first,
+    ).to_dict()
+    scores: dict[str, list[float]] = {name: [] for name in detectors}
     with tempfile.TemporaryDirectory() as scratch:
-        root = lay_out("mono", Path(scratch) / "mono", 0)
-        found["image_auroc"] = {
-            kind: evaluate(path, root, threads=1).overall.image_auroc
-            for kind, path in (("FP32", fp32), ("INT8", quantised))
+        samples = open_dataset(lay_out("mono", Path(scratch) / "mono", 0)).test
+        for sample in samples:
+            frame = read_image(sample.path)
+            for name, detector in detectors.items():
+                scores[name].append(detector.score(frame).score)
+    defective = np.array([sample.is_defective for sample in samples])
+    base = np.array(scores[first])
+    aurocs = {}
+    for name, values in scores.items():
+        low, high = lost_auroc(defective, base, np.array(values))
+        aurocs[name] = {
+            "image_auroc": image_auroc(defective, values),
+            "lost": image_auroc(defective, base) - image_auroc(defective, values),
+            "lost_interval": [low, high],
+            # in units of the spread of good images' scores: relative to a score near 0 says nothing
+            "shift": float((np.array(values) - base).mean() / base[~defective].std()),
+            "largest_shift": float(np.abs(np.array(values) - base).max() / base[~defective].std()),
         }
-    return found
+    return {"times": times, "accuracy": aurocs, "scores": scores, "defective": defective.tolist()}
+
+
+def lost_auroc(
+    defective: NDArray[np.bool_], base: NDArray[np.float64], other: NDArray[np.float64]
+) -> tuple[float, float]:
+    """95 % interval of the AUROC that is lost: paired bootstrap over images of each kind."""
+    rng = np.random.default_rng(0)
+    groups = [np.flatnonzero(defective == kind) for kind in (False, True)]
+    lost = []
+    for _ in range(1000):
+        picks = np.concatenate([rng.choice(group, len(group)) for group in groups])
+        kinds = defective[picks]
+        lost.append(image_auroc(kinds, base[picks]) - image_auroc(kinds, other[picks]))
+    low, high = np.percentile(lost, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def bandwidth(rounds: int) -> dict[str, Any]:
@@ -189,8 +225,8 @@ def bandwidth(rounds: int) -> dict[str, Any]:
     return {"read_gb_s": read, "cases": cases}
 
 
-def table(title: str, found: dict[str, Any]) -> list[str]:
-    """One side-by-side run as Markdown."""
+def table(title: str, found: dict[str, Any], *, ours_alone: bool = False) -> list[str]:
+    """One side-by-side run as Markdown; `ours_alone`: no row is about another model."""
     lines = [
         f"{title}; {found['rounds']} rounds:",
         "",
@@ -204,7 +240,7 @@ def table(title: str, found: dict[str, Any]) -> list[str]:
         if row["ratio"] is not None:
             low, high = row["ratio_interval"]
             ratio = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
-        scores = "-" if row["ratio"] is None or row["name"] in OURS_ALONE else "another model"
+        scores = "-" if row["ratio"] is None or ours_alone else "another model"
         if row["ratio"] is not None and row["score_difference"] is not None:
             off = f"{row['score_difference']:.1%}"
             scores = f"agree within {off}" if row["agrees"] else f"differ by up to {off}"
@@ -224,12 +260,23 @@ def summary(results: dict[str, Any]) -> list[str]:
             lines += table(title, results["beside"][f"{width}x{height}"])
         lines += [f"- left out: {sentence}" for sentence in results["beside"]["left_out"]] + [""]
     for engine, found in results.get("overhead", {}).items():
-        lines += table(f"{engine} alone, and Detector.score from 1920 x 1080, 1 thread", found)
-    if "int8" in results:
-        for engine in ENGINES:
-            lines += table(f"INT8 in {engine}, 1920 x 1080, 1 thread", results["int8"][engine])
-        aurocs = results["int8"]["image_auroc"]
-        lines += [f"Image AUROC: FP32 {aurocs['FP32']:.4f}, INT8 {aurocs['INT8']:.4f}.", ""]
+        title = f"{engine} alone, and Detector.score from 1920 x 1080, 1 thread"
+        lines += table(title, found, ours_alone=True)
+    if "precision" in results:
+        title = "Detector.score from 1920 x 1080, 1 thread, in other precisions"
+        lines += table(title, results["precision"]["times"], ours_alone=True)
+        lines += [
+            "| solar cells, mono | image AUROC | lost (95 %, paired) | mean shift of scores | "
+            "largest |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for name, found in results["precision"]["accuracy"].items():
+            low, high = found["lost_interval"]
+            lines.append(
+                f"| {name} | {found['image_auroc']:.4f} | {found['lost']:+.4f} ({low:+.4f} to "
+                f"{high:+.4f}) | {found['shift']:+.2f} | {found['largest_shift']:.2f} |"
+            )
+        lines += ["", "Shifts are in standard deviations of the good cells' scores.", ""]
     if "bandwidth" in results:
         found = results["bandwidth"]
         lines += [f"One core reads {found['read_gb_s']:.1f} GB/s. 1920 x 1080 BGR -> 256:", ""]
@@ -260,13 +307,12 @@ def export_peers(fitted: Path, folder: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", type=Path)
-    parser.add_argument("--fp32", type=Path, help="what --int8 was made of; default: MODEL")
-    parser.add_argument("--int8", type=Path)
+    parser.add_argument("--int8", type=Path, metavar="FILE", help="MODEL after agp-edge quantize")
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--export-peers", type=Path, metavar="FITTED")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each interleaved run")
     parser.add_argument("--threads", type=int, default=1, help="of each way, part `beside`")
-    everything = ["beside", "overhead", "int8", "bandwidth"]
+    everything = ["beside", "overhead", "precision", "bandwidth"]
     parser.add_argument("--parts", nargs="+", choices=everything, default=everything)
     parser.add_argument("--output", default="latency", help="name under results")
     arguments = parser.parse_args()
@@ -284,9 +330,8 @@ def main() -> int:
         elif part == "bandwidth":
             cv2.setNumThreads(1)
             results[part] = bandwidth(100)
-        elif arguments.int8:
-            fp32 = arguments.fp32 or arguments.model
-            results[part] = int8(fp32, arguments.int8, arguments.seconds)
+        else:
+            results[part] = precision(arguments.model, arguments.int8, arguments.seconds)
     lines = [
         f"Load average {load:.1f} on {os.cpu_count()} cores when this began; ways take turns with "
         "each frame, so read the ratios.",
