@@ -9,8 +9,10 @@ what else the machine does meets all ways alike; read the ratios, not the millis
     overhead    Detector.score from a 1920 x 1080 frame beside the engine's call alone
     precision   Detector.score in bfloat16, and with an INT8 file, beside FP32: time and image AUROC
     bandwidth   preprocessing 1920 x 1080 BGR -> 256, share of the memory-read bandwidth
+    arithmetic  the network's multiplications a second beside those of a large matrix product
 
-    python benchmarks/latency.py MODEL [--int8 FILE] [--peers FOLDER] [--seconds 30]
+    python benchmarks/latency.py MODEL [--smaller FILE] [--int8 FILE] [--peers FOLDER]
+                                 [--seconds 30] [--parts PART ...]
 
 MODEL: an .onnx file of 256 x 256. FOLDER holds what anomalib exported (*/weights/*/model.pt and
 .xml, for example of the detectors that benchmarks/peers.py --fitted keeps; --export-peers FITTED
@@ -30,6 +32,7 @@ from typing import Any
 import cv2
 import numpy as np
 import stages
+from bare_engines import arithmetic, bare_onnxruntime, bare_openvino
 from magnetic_tile import lay_out
 from numpy.typing import NDArray
 from provenance import write_result
@@ -62,12 +65,21 @@ def scorer(detector: agp_edge.Detector) -> Callable[[NDArray[np.uint8]], float]:
     return score
 
 
-def beside(model: Path, peers: Sequence[Path], seconds: float, threads: int) -> dict[str, Any]:
+def beside(
+    model: Path, smaller: Path | None, peers: Sequence[Path], seconds: float, threads: int
+) -> dict[str, Any]:
     """All ways on frames of both sizes."""
     detectors = {
         engine: agp_edge.Detector(model, engine=engine, threads=threads) for engine in ENGINES
     }
     manifest = agp_edge.read_manifest(model)
+    small = [] if smaller is None else list(zip(ENGINES, TITLES, strict=True))[1:]
+    if smaller is not None:
+        side = agp_edge.read_manifest(smaller)["input"]["width"]
+        opened = {
+            engine: agp_edge.Detector(smaller, engine=engine, threads=threads)
+            for engine, _ in small
+        }
     ways, left_out = open_ways(model, manifest, ["all"], threads=threads)
     for path in peers:
         try:
@@ -77,6 +89,10 @@ def beside(model: Path, peers: Sequence[Path], seconds: float, threads: int) -> 
     ours = [
         Way(name=f"agp_edge, {title}", score=scorer(detectors[engine]), same_graph=True)
         for engine, title in list(zip(ENGINES, TITLES, strict=True))[1:]
+    ]
+    ours += [
+        Way(name=f"agp_edge at {side} px, {title}", score=scorer(opened[engine]), same_graph=False)
+        for engine, title in small
     ]
     return {
         "left_out": left_out,
@@ -109,49 +125,6 @@ def overhead(model: Path, seconds: float) -> dict[str, Any]:
             name="engine alone",
         ).to_dict()
     return found
-
-
-def bare_onnxruntime(model: Path) -> Callable[[], float]:
-    """One run of the session on bound memory: the least that ONNX Runtime's Python API costs."""
-    import onnxruntime  # noqa: PLC0415
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()
-    tensor = np.random.default_rng(0).normal(size=(1, 3, SIDE, SIDE)).astype(np.float32)
-    value = onnxruntime.OrtValue.ortvalue_from_numpy(tensor)
-    binding.bind_ortvalue_input(session.get_inputs()[0].name, value)
-    output = session.get_outputs()[0]
-    out = onnxruntime.OrtValue.ortvalue_from_shape_and_type(output.shape, np.float32)
-    binding.bind_ortvalue_output(output.name, out)
-
-    def call() -> float:
-        session.run_with_iobinding(binding)
-        return 1.0
-
-    return call
-
-
-def bare_openvino(model: Path) -> Callable[[], float]:
-    """One inference on the request's own tensors."""
-    import openvino  # noqa: PLC0415
-
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": "1",
-        "INFERENCE_PRECISION_HINT": "f32",  # as ours; its default may be bfloat16
-    }
-    request = openvino.Core().compile_model(str(model), "CPU", settings).create_infer_request()
-    tensor = np.random.default_rng(0).normal(size=(1, 3, SIDE, SIDE)).astype(np.float32)
-    request.get_input_tensor().data[:] = tensor
-
-    def call() -> float:
-        request.start_async()
-        request.wait()
-        return 1.0
-
-    return call
 
 
 def precision(model: Path, quantised: Path | None, seconds: float) -> dict[str, Any]:
@@ -277,6 +250,18 @@ def summary(results: dict[str, Any]) -> list[str]:
                 f"{high:+.4f}) | {found['shift']:+.2f} | {found['largest_shift']:.2f} |"
             )
         lines += ["", "Shifts are in standard deviations of the good cells' scores.", ""]
+    if "arithmetic" in results:
+        found = results["arithmetic"]
+        most = found["product_g_s"]
+        rates = ", ".join(
+            f"{engine} {rate:.1f} ({rate / most:.0%})" for engine, rate in found["g_s"].items()
+        )
+        lines += [
+            f"A frame's network has {found['multiplications'] / 1e6:.0f} million multiplications; "
+            "thousand millions a second, FP32, one thread: a product of 1024 x 1024 matrices "
+            f"{most:.1f}, {rates}.",
+            "",
+        ]
     if "bandwidth" in results:
         found = results["bandwidth"]
         lines += [f"One core reads {found['read_gb_s']:.1f} GB/s. 1920 x 1080 BGR -> 256:", ""]
@@ -307,12 +292,13 @@ def export_peers(fitted: Path, folder: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", type=Path)
+    parser.add_argument("--smaller", type=Path, metavar="FILE", help="ours with a smaller input")
     parser.add_argument("--int8", type=Path, metavar="FILE", help="MODEL after agp-edge quantize")
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--export-peers", type=Path, metavar="FITTED")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each interleaved run")
     parser.add_argument("--threads", type=int, default=1, help="of each way, part `beside`")
-    everything = ["beside", "overhead", "precision", "bandwidth"]
+    everything = ["beside", "overhead", "precision", "arithmetic", "bandwidth"]
     parser.add_argument("--parts", nargs="+", choices=everything, default=everything)
     parser.add_argument("--output", default="latency", help="name under results")
     arguments = parser.parse_args()
@@ -323,10 +309,14 @@ def main() -> int:
     results: dict[str, Any] = {}
     for part in arguments.parts:
         if part == "beside":
-            found = beside(arguments.model, peers, arguments.seconds, arguments.threads)
+            found = beside(
+                arguments.model, arguments.smaller, peers, arguments.seconds, arguments.threads
+            )
             results[part] = {"threads": arguments.threads, **found}
         elif part == "overhead":
             results[part] = overhead(arguments.model, arguments.seconds)
+        elif part == "arithmetic":
+            results[part] = arithmetic(arguments.model)
         elif part == "bandwidth":
             cv2.setNumThreads(1)
             results[part] = bandwidth(100)

@@ -6,16 +6,19 @@ A clock on a shared machine differs by more than a regression; a count does not 
 figures of each case of stages.cpp are judged, and may be 2 % larger than in baseline.json:
 
 - instructions: they depend on the compiler and on the instruction set that was dispatched to, so
-  each pair has figures of its own; for a pair that is not in the baseline they are printed, and not
-  judged. valgrind shows every program the same kind of CPU: with AVX2 where the real one has it,
-  never with AVX-512, and with the same cache sizes, so that libc's choices do not differ either.
+  each pair has figures of its own. For a compiler that is not in the baseline they may be 1.5 times
+  the largest that is known of that case with that instruction set: a loop that is no longer
+  vectorised is beyond it. valgrind shows every program the same kind of CPU: with AVX2 where the
+  real one has it, never with AVX-512, and with the same cache sizes, so that libc's choices do not
+  differ either.
 - lines: cache lines that go to or come from memory, by a simulated last-level cache of 1 MiB, which
   no large frame fits into. A copy of the frame doubles them. Compilers hardly change them, so that
   any figure of the baseline judges them.
 
-Exit code 0 within the tolerance, 1 beyond it, 77 without valgrind: ctest reports that as skipped.
---update writes what was counted into the baseline. --must-fail turns the answer round: it is for
-the driver with a planted copy, of which every preprocessing case has to be noticed.
+Exit code 0 within the tolerance, 1 beyond it, 77 where that could not be said in full, which ctest
+reports as skipped: without valgrind, or for a pair that is not in the baseline. --update writes
+what was counted into the baseline. --must-fail turns the answer round: it is for the driver with a
+planted copy, of which every preprocessing case has to be noticed.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ from pathlib import Path
 
 BASELINE = Path(__file__).parent / "baseline.json"
 TOLERANCE = 0.02
+# Between compilers; the two of the baseline differ by up to 1.6, and by 1.2 in most cases.
+OTHER_COMPILER = 0.5
 # A page more or less moves a few lines of small cases.
 SPARE_LINES = 128
 SKIPPED = 77
@@ -79,20 +84,25 @@ def count(driver: str, valgrind: str) -> tuple[str, Figures]:
 def judge(key: str, figures: Figures, baseline: dict[str, Figures]) -> set[str]:
     """Prints every case; returns the names of those that are beyond the tolerance."""
     exact = baseline.get(key)
-    if exact is None:
-        print(f"no instructions of '{key}' in the baseline: only memory traffic is judged")
+    alike = {pair for pair in baseline if pair.split()[1] == key.split()[1]}  # instruction set
     worse = set()
     for name, found in figures.items():
-        known = (exact or {}).get(name) or next(
-            (other[name] for other in baseline.values() if name in other), None
-        )
-        if known is None:
+        pairs = [key] if exact is not None else [*baseline]
+        candidates = [
+            (pair in alike, baseline[pair][name]["instructions"], pair)
+            for pair in pairs
+            if name in baseline[pair]
+        ]
+        if not candidates:
             print(f"NEW   {name}: not in the baseline, run with --update")
             worse.add(name)
             continue
+        is_alike, _, pair = max(candidates)
+        known = baseline[pair][name]
         limits = {"lines": known["lines"] * (1 + TOLERANCE) + SPARE_LINES}
-        if exact is not None and name in exact:
-            limits["instructions"] = known["instructions"] * (1 + TOLERANCE)
+        if is_alike:
+            tolerance = OTHER_COMPILER if exact is None else TOLERANCE
+            limits["instructions"] = known["instructions"] * (1 + tolerance)
         beyond = [kind for kind, limit in limits.items() if found[kind] > limit]
         worse.update([name] if beyond else [])
         shown = ", ".join(
@@ -126,7 +136,14 @@ def main() -> int:
         return 0
     worse = judge(key, figures, baseline)
     if not arguments.must_fail:
-        return 1 if worse else 0
+        if worse or key in baseline:
+            return 1 if worse else 0
+        print(
+            f"'{key}' is not in the baseline: memory traffic was judged, instructions only by 1.5 "
+            f"times another compiler's; `python {Path(__file__).name} {arguments.driver} --update` "
+            "on a commit that is known to be good adds it"
+        )
+        return SKIPPED
     unnoticed = {name for name in figures if not name.startswith("postprocess")} - worse
     if unnoticed:
         print(f"the planted copy was not noticed in: {', '.join(sorted(unnoticed))}")
