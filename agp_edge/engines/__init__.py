@@ -175,11 +175,8 @@ def _open_onnx(
 ) -> _core.Engine:
     from agp_edge.engines import onnxruntime, openvino  # noqa: PLC0415  (engines load on demand)
 
-    # The faster one first (benchmarks/cpu_engines.py); but OpenVINO leaves out some of the rounding
-    # that an INT8 file asks for, and its self-test then sees another score.
+    # the faster one first (benchmarks/cpu_engines.py)
     in_order = {"openvino": openvino.open_onnx, "onnxruntime": onnxruntime.open_onnx}
-    if precision == "int8":
-        in_order = dict(reversed(in_order.items()))
     if engine is not None:
         if engine == "openvino-bf16":
             open_named = partial(openvino.open_onnx, bfloat16=True)

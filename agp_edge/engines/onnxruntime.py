@@ -57,6 +57,9 @@ def open_onnx(
     # Waiting workers would burn the cores that the camera, our own stages and other processes need:
     # on a busy machine of two cores a frame took twice as long with it.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Q/DQ pairs as they stand: its own rewriting of FP16 pairs (1.32) gave a good solar cell the
+    # score of a defect, and is no faster.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         # Without a fallback: it would print on stdout and try the same provider again.
         session = runtime.InferenceSession(

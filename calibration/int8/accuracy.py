@@ -235,6 +235,11 @@ class Judge:
     def __len__(self) -> int:
         return len(self._frames)
 
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """Of the frames (n,), by the graph that others are compared with."""
+        return self._scores
+
     def judge(self, model: ModelProto) -> Accuracy:
         """Runs a graph over the frames and compares.
 

@@ -14,6 +14,7 @@ from onnx import TensorProto
 
 from agp_edge import DataError, Detector, Error, ModelError, read_manifest
 from agp_edge.calibration.int8 import quantize, work
+from agp_edge.calibration.int8.accuracy import Judge, JudgedFrame
 from agp_edge.calibration.int8.quantize import quantise_onnx
 from agp_edge.calibration.int8.sensitivity import search
 from agp_edge.cli import main
@@ -22,6 +23,12 @@ from agp_edge.plan.build import plan_from_onnx
 from agp_edge.report.quantisation import write_quantisation
 
 from .conftest import IMAGES, picture
+
+
+FRAMES = [
+    JudgedFrame(frame=lambda seed=seed: picture(seed), defective=False, mask=None, part=str(seed))
+    for seed in range(4)
+]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
@@ -52,8 +59,11 @@ def test_both_families_become_real_int8_plans(family, good, tmp_path, precision)
     assert manifest["precision"] == {"asked": "int8", "built": None}
     assert manifest["threshold"] == read_manifest(family)["threshold"]
     assert manifest["quantisation"]["images"] == 16
-    with Detector(path) as detector:  # passes its own self-test
-        assert np.isfinite(detector.score(picture(1)).score)
+    judge = Judge(onnx.load(path), manifest, FRAMES, labelled=False)  # pairs as they stand
+    for engine, tolerance in (("onnxruntime", 1e-5), ("openvino", 0.1)):
+        with Detector(path, engine=engine) as detector:  # passes its own self-test
+            scores = [detector.score(frame.frame()).score for frame in FRAMES]
+        np.testing.assert_allclose(scores, judge.scores, rtol=tolerance)
     plan = plan_from_onnx(path, tmp_path / "m.plan", backend="rtx", targets=(86,))
     assert plan.precision == "int8"
     assert read_manifest(tmp_path / "m.plan")["quantisation"] == manifest["quantisation"]
