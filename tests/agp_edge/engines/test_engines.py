@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agp_edge import DependencyError, Detector, DeviceError, ModelError, _core
+from agp_edge import DependencyError, Detector, DeviceError, ModelError, _core, engines
 from agp_edge.cli import main
 from agp_edge.dependencies import EXTRA_OF_MODULE, require
 from agp_edge.engines import is_plan
@@ -90,11 +90,24 @@ def test_the_fastest_engine_that_fits_is_the_default(small_model, write_model, t
             detector.engine_name
         )
         assert throughput.engine_name.endswith(f", streams {cores})")
+
+
+def test_int8_goes_to_openvino_where_its_sums_do_not_overflow(write_model, tmp_path, monkeypatch):
     integers = write_model(tmp_path / "int8.onnx", changes={"precision.asked": "int8"})
-    with Detector(integers) as detector:
-        assert re.fullmatch(r"ONNX Runtime [\d.]+ \(threads \d+\)", detector.engine_name)
-    with Detector(integers, engine="openvino") as detector:
-        assert detector.engine_name.startswith("OpenVINO")
+    for vnni, name in ((True, "OpenVINO"), (False, "ONNX Runtime")):
+        monkeypatch.setattr(engines, "_has_vnni", lambda vnni=vnni: vnni)
+        with Detector(integers) as detector:
+            assert detector.engine_name.startswith(name)
+    monkeypatch.undo()
+    cpuinfo = tmp_path / "cpuinfo"
+    for flags, expected in (
+        ("fpu avx2 avx512f", False),
+        ("fpu avx2 avx512f avx512_vnni", True),
+        ("fpu avx2 avx_vnni", True),
+    ):
+        cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: spectre_v1\n")
+        assert engines._has_vnni(str(cpuinfo)) == expected
+    assert not engines._has_vnni(str(tmp_path / "none"))
 
 
 def test_buffers_are_bound_once(small_model, monkeypatch, good_frame):

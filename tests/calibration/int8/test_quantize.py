@@ -24,7 +24,6 @@ from agp_edge.report.quantisation import write_quantisation
 
 from .conftest import IMAGES, picture
 
-
 FRAMES = [
     JudgedFrame(frame=lambda seed=seed: picture(seed), defective=False, mask=None, part=str(seed))
     for seed in range(4)
