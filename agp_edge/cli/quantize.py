@@ -136,6 +136,12 @@ def quantise_lines(report: QuantiseReport) -> list[str]:
             f"trained to bear it (qat); post-training quantisation alone: {before.chosen.layers} "
             f"layers, loss {before.chosen.accuracy.worst:.4g}"
         )
+    if report.training is not None:
+        lines.append(
+            f"the training (qat) did no better, and its file was not kept: "
+            f"{report.training.chosen.layers} layers, "
+            f"loss {report.training.chosen.accuracy.worst:.4g}"
+        )
     for name, loss in (("image AUROC", accuracy.auroc), ("AUPRO", accuracy.aupro)):
         if loss is not None:
             lines.append(

@@ -53,6 +53,9 @@ class QuantiseReport:
     post_training: Search | None = None
     """What was reached before the training; None where the file is not trained."""
 
+    training: Search | None = None
+    """What a training reached that did no better, so that the file is not trained."""
+
     @property
     def accuracy(self) -> Accuracy:
         """Of the file that was written."""
@@ -86,13 +89,8 @@ class QuantiseReport:
             "int8_layers": self.search.chosen.layers,
             "int8_weights": self.int8_weights,
             "layers": [vars(layer) for layer in self.layers],
-            "post_training": None
-            if self.post_training is None
-            else {
-                "int8_layers": self.post_training.chosen.layers,
-                "within_budget": self.post_training.within_budget,
-                "accuracy": self.post_training.chosen.accuracy.to_dict(),
-            },
+            "post_training": _reached(self.post_training),
+            "training": _reached(self.training),
             "curve": [
                 {
                     "layers": step.layers,
@@ -102,3 +100,13 @@ class QuantiseReport:
                 for step in self.search.curve
             ],
         }
+
+
+def _reached(search: Search | None) -> dict[str, Any] | None:
+    if search is None:
+        return None
+    return {
+        "int8_layers": search.chosen.layers,
+        "within_budget": search.within_budget,
+        "accuracy": search.chosen.accuracy.to_dict(),
+    }

@@ -143,6 +143,7 @@ def quantise_onnx(
         snr = scan(work.model, graphs.full, graphs.layers, inputs, journal, bar=bar)
         result = search(snr, budget, graphs.accuracy)
     before: Search | None = None
+    in_vain: Search | None = None
     kept = Path(f"{os.fspath(output)}.trained")
     if network is not None and (budget is None or not _has_all(result)):
         carried = () if budget is None else result.order[: result.chosen.layers]
@@ -164,6 +165,8 @@ def quantise_onnx(
             after = search({x.name: snr[x.name] for x in tuned.layers}, budget, tuned.accuracy)
         if _rank(after) > _rank(result):
             before, result, graphs = result, after, tuned
+        else:
+            in_vain = after
     taken = frozenset(result.order[: result.chosen.layers])
     report = QuantiseReport(
         path=Path(output),
@@ -177,6 +180,7 @@ def quantise_onnx(
         budget=budget,
         search=result,
         post_training=before,
+        training=in_vain,
     )
     work.write(graphs.graph(taken), report, _digest(sample.path for sample in chosen))
     journal.remove()

@@ -21,7 +21,9 @@ from agp_edge.calibration.int8.qdq_graph import (
 from agp_edge.calibration.int8.quantize import quantise_onnx
 from agp_edge.calibration.int8.ranges import collect_ranges
 from agp_edge.cli import main
+from agp_edge.cli.quantize import quantise_lines
 from agp_edge.plan.build import plan_from_onnx
+from agp_edge.report.quantisation import write_quantisation
 from agp_edge.trainer.checkpoint import load_model
 
 from .conftest import picture
@@ -102,6 +104,20 @@ def test_an_interrupted_run_does_not_train_twice(trained, cnn, good, tmp_path, m
     assert path.read_bytes() == trained[0].read_bytes()
     assert json.loads(figures.read_text())["method"] == "qat"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.json", "m.onnx"]
+
+
+def test_a_training_in_vain_is_said(cnn, good, tmp_path, monkeypatch):
+    monkeypatch.setattr(quantize, "_rank", lambda search: 0)
+    report = quantise_onnx(
+        cnn, good, tmp_path / "m.onnx", count=16, budget=0.0005, method="qat",
+        checkpoint=cnn.with_suffix(""), steps=1,
+    )  # fmt: skip
+    assert (report.method, report.post_training) == ("ptq", None)
+    assert report.training.chosen.layers >= 1
+    assert any("did no better" in line for line in quantise_lines(report))
+    assert report.to_dict()["training"]["int8_layers"] == report.training.chosen.layers
+    write_quantisation(tmp_path / "m.html", report)
+    assert "no better, not kept" in (tmp_path / "m.html").read_text()
 
 
 def test_nothing_is_trained_within_the_budget(cnn, good, tmp_path, monkeypatch):
