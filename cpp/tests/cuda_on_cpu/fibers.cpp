@@ -1,5 +1,8 @@
+// Ubuntu's default: its longjmp() ends programs that change stacks.
+#undef _FORTIFY_SOURCE
 #include "fibers.hpp"
 
+#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -15,6 +18,11 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
+// swapcontext() asks the kernel for the signal mask each time, _longjmp() does not; sanitizers know
+// the first and take the second for an error.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define AGP_EDGE_SWAPS_CONTEXTS
+#endif
 
 namespace cuda_on_cpu {
 
@@ -28,6 +36,8 @@ constexpr unsigned kMostSharedBytes = 48U << 10U;  // without asking for more
 
 struct Fiber {
   ucontext_t context{};
+  jmp_buf place{};       // where it left
+  bool started = false;  // it has left once, and is in its loop
   void* stack = nullptr;
   void* fake_stack = nullptr;  // AddressSanitizer's
   Index index{};
@@ -38,6 +48,7 @@ struct Machine {
   std::mutex mutex;
   std::vector<Fiber> fibers;
   ucontext_t scheduler{};
+  jmp_buf scheduler_place{};
   void* scheduler_fake_stack = nullptr;
   const void* scheduler_stack = nullptr;
   std::size_t scheduler_stack_bytes = 0;
@@ -56,6 +67,16 @@ Machine& machine() {
   std::fprintf(stderr, "cuda_on_cpu: %s\n", what);
   std::abort();
 }
+
+void make_context(Fiber& fiber, void (*main)()) {
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack;
+  fiber.context.uc_stack.ss_size = kStackBytes;
+  fiber.context.uc_link = nullptr;
+  makecontext(&fiber.context, main, 0);
+}
+
+#if defined(AGP_EDGE_SWAPS_CONTEXTS)
 
 void leave_fiber(Fiber& fiber, [[maybe_unused]] bool for_good) {
   Machine& m = machine();
@@ -93,6 +114,44 @@ void fiber_main() {
   die("a finished thread was resumed");
 }
 
+// Each block begins with threads that know nothing of the one before.
+void begin(Fiber& fiber) {
+  fiber.fake_stack = nullptr;
+  make_context(fiber, fiber_main);
+}
+
+#else
+
+void leave_fiber(Fiber& fiber, bool /*for_good*/) {
+  if (_setjmp(fiber.place) == 0) _longjmp(machine().scheduler_place, 1);
+}
+
+void enter_fiber(Fiber& fiber) {
+  Machine& m = machine();
+  m.current = &fiber;
+  thread_index = fiber.index;
+  if (_setjmp(m.scheduler_place) != 0) return;
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
+  setcontext(&fiber.context);
+}
+
+// One thread of block after block.
+void fiber_main() {
+  Machine& m = machine();
+  for (;;) {
+    (*m.thread)();
+    m.current->done = true;
+    leave_fiber(*m.current, false);
+  }
+}
+
+void begin(Fiber& fiber) {
+  if (!fiber.started) make_context(fiber, fiber_main);
+}
+
+#endif
+
 void run_block(unsigned count) {
   Machine& m = machine();
   for (unsigned i = 0; i < count; ++i) {
@@ -100,12 +159,7 @@ void run_block(unsigned count) {
     fiber.index = {i % block_size.x, i / block_size.x % block_size.y,
                    i / (block_size.x * block_size.y)};
     fiber.done = false;
-    fiber.fake_stack = nullptr;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack;
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, fiber_main, 0);
+    begin(fiber);
   }
   for (unsigned done = 0; done < count;) {
     unsigned finished = 0;
