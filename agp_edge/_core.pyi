@@ -218,7 +218,7 @@ def has_cuda_kernels() -> bool:
     """Whether this build carries the kernels: nvcc was found when it was compiled."""
 
 class CudaPreprocessor:
-    """`Preprocessor` on an NVIDIA GPU, for frames in host memory; for tests and measurements.
+    """`Preprocessor` on an NVIDIA GPU, for frames in host memory; for tests.
 
     Args:
         height: As `Preprocessor`, and all up to `roi`.
@@ -252,13 +252,6 @@ class CudaPreprocessor:
         self, frame: NDArray[np.uint8] | NDArray[np.uint16] | Buffer, format: str | None = None
     ) -> NDArray[np.float32] | NDArray[np.float16]:
         """Uploads one frame, preprocesses it, downloads (3, height, width)."""
-    def seconds(
-        self,
-        frame: NDArray[np.uint8] | NDArray[np.uint16] | Buffer,
-        format: str | None = None,
-        runs: int = 100,
-    ) -> float:
-        """Mean time of one launch among `runs` back to back, the frame on the device already."""
 
 class CudaPostprocessor:
     """`Postprocessor` on an NVIDIA GPU, for grids in host memory; for tests.
@@ -273,6 +266,7 @@ class CudaPostprocessor:
         top_share: See there.
         power: See there.
         device: CUDA's number of the GPU.
+        half: Grids become float16 before they are uploaded.
     """
 
     def __init__(
@@ -287,6 +281,7 @@ class CudaPostprocessor:
         top_share: float = 0.01,
         power: int = 24,
         device: int = 0,
+        half: bool = False,
     ) -> None: ...
     def run(
         self,
@@ -298,6 +293,55 @@ class CudaPostprocessor:
         outputs: int = 7,
     ) -> NativeResult:
         """As `Postprocessor.run`."""
+
+def cuda_compiler_version() -> int:
+    """Of the kernels' compiler: 13000 is CUDA 13.0; 0 where this build has none."""
+
+def cuda_memory(device: int = 0) -> tuple[int, int]:
+    """Free and all bytes of the GPU's memory, as its driver counts them."""
+
+def cuda_copy_seconds(bytes: int, runs: int = 20, device: int = 0) -> list[float]:
+    """Each run's time on the GPU of a copy inside its memory: `bytes` read and `bytes` written."""
+
+def cuda_preprocess_seconds(
+    frame: NDArray[np.uint8] | NDArray[np.uint16],
+    format: str | None = None,
+    *,
+    height: int,
+    width: int,
+    half: bool = False,
+    copies: int = 1,
+    runs: int = 20,
+    device: int = 0,
+) -> list[float]:
+    """Each run's time on the GPU of one frame's preprocessing, by CUDA events.
+
+    Args:
+        frame: Any that `Preprocessor` takes.
+        format: Its format.
+        height: Of the network's input.
+        width: See there.
+        half: The output is float16.
+        copies: Of the frame, in memory of their own; a run is one pass over all of them.
+        runs: How many are measured, after three that are not.
+        device: CUDA's number of the GPU.
+    """
+
+class EngineTimes:
+    """Of an engine alone, one entry a run, seconds."""
+
+    @property
+    def host(self) -> list[float]:
+        """From the launch to the end of the host's wait, which spins as `score` does."""
+    @property
+    def device(self) -> list[float]:
+        """On the GPU, by CUDA events."""
+    @property
+    def recorded(self) -> bool:
+        """Whether a run was the launch of a CUDA graph; else the engine was called."""
+
+def cuda_engine_times(engine: Engine, runs: int = 1000) -> EngineTimes:
+    """Runs an engine in device memory on tensors of its own."""
 
 class Engine:
     """Any inference engine that C++ can call."""

@@ -34,15 +34,15 @@ def parse_network(
 
 
 def check_ends(trt: Any, network: Any, source: str) -> None:
-    """Refuses a graph whose inputs or outputs the pipeline could not serve."""
+    """Refuses a graph whose inputs or outputs the GPU's stages could not serve."""
     ends = [network.get_input(index) for index in range(network.num_inputs)]
     ends += [network.get_output(index) for index in range(network.num_outputs)]
     for tensor in ends:
-        if tensor.dtype != trt.DataType.FLOAT:
+        if tensor.dtype not in (trt.DataType.FLOAT, trt.DataType.HALF):
             raise ModelError(
-                f"tensor '{tensor.name}' of '{source}' is {tensor.dtype.name.lower()}, float32 is "
-                "expected of inputs and outputs also where the layers are float16: give the "
-                "float32 model and --precision fp16, which keeps them"
+                f"tensor '{tensor.name}' of '{source}' is {tensor.dtype.name.lower()}, float32 or "
+                "float16 is expected of inputs and outputs, whatever the layers are: export the "
+                "model again"
             )
 
 

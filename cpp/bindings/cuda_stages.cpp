@@ -1,9 +1,8 @@
 // The CUDA stages one by one, on frames and grids in host memory: for the parity tests on a machine
-// with a GPU and for measuring the kernels. A detector runs them in its own graph.
+// with a GPU. A detector runs them in its own graph.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <chrono>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -72,25 +71,6 @@ class CudaPreprocessor {
     return output;
   }
 
-  double seconds(const py::object& image, const std::optional<std::string>& format, int runs) {
-    const BorrowedFrame borrowed(image, format);
-    const py::gil_scoped_release release;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    const cuda::Current current(*rig_.context());
-    const Work work(*this, borrowed.frame(),
-                    3 * sizeof(float) * static_cast<std::size_t>(recipe_.height) * recipe_.width);
-    const auto launch = [&](int times) {
-      for (int i = 0; i < times; ++i) {
-        stage_.enqueue(rig_.stream().get(), work.frame->address(), work.out.address());
-      }
-      rig_.stream().synchronize();
-    };
-    launch(10);  // clocks, caches, and the driver's own first time
-    const auto begin = std::chrono::steady_clock::now();
-    launch(runs);
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() / runs;
-  }
-
  private:
   // One frame on the device, its tables and room for its output.
   struct Work {
@@ -111,16 +91,21 @@ class CudaPreprocessor {
 
 class CudaPostprocessor {
  public:
-  CudaPostprocessor(const PostprocessRecipe& recipe, int device)
-      : recipe_(recipe), rig_(device), stage_(rig_.context(), recipe) {}
+  CudaPostprocessor(const PostprocessRecipe& recipe, int device, bool half)
+      : recipe_(recipe),
+        half_(half),
+        rig_(device),
+        stage_(rig_.context(), recipe, half ? DType::kFloat16 : DType::kFloat32) {}
 
-  NativeResult run(const py::array_t<float, py::array::c_style>& grid,
-                   std::optional<float> threshold, std::optional<float> mask_threshold,
-                   int min_area, std::uint8_t outputs) {
+  NativeResult run(const py::array& given, std::optional<float> threshold,
+                   std::optional<float> mask_threshold, int min_area, std::uint8_t outputs) {
+    // Values of the other type are converted, by NumPy's rounding.
+    const py::array grid = py::module_::import("numpy").attr("ascontiguousarray")(
+        given, half_ ? py::dtype("float16") : py::dtype::of<float>());
     if (grid.ndim() != 2 || grid.shape(0) != recipe_.grid_height ||
         grid.shape(1) != recipe_.grid_width) {
-      throw py::value_error("grid is " + py::str(grid.attr("shape")).cast<std::string>() +
-                            ", float32 (" + std::to_string(recipe_.grid_height) + ", " +
+      throw py::value_error("grid is " + py::str(grid.attr("shape")).cast<std::string>() + ", (" +
+                            std::to_string(recipe_.grid_height) + ", " +
                             std::to_string(recipe_.grid_width) + ") is expected");
     }
     Decision decision;
@@ -128,7 +113,7 @@ class CudaPostprocessor {
     decision.mask_threshold = mask_threshold.value_or(decision.threshold);
     decision.min_area = min_area;
     decision.outputs = outputs;
-    const float* const data = grid.data();
+    const void* const data = grid.data();
     const std::size_t size = static_cast<std::size_t>(grid.nbytes());
     Result result;
     {
@@ -149,6 +134,7 @@ class CudaPostprocessor {
 
  private:
   PostprocessRecipe recipe_;
+  bool half_;
   Rig rig_;
   PostprocessCuda stage_;
   std::mutex mutex_;
@@ -176,12 +162,11 @@ void register_cuda_stages(py::module_& module) {
            py::kw_only(), py::arg("height"), py::arg("width"), py::arg("mean"), py::arg("std"),
            py::arg("channels") = "rgb", py::arg("resize") = "antialias",
            py::arg("roi") = py::none(), py::arg("device") = 0, py::arg("half") = false)
-      .def("run", &CudaPreprocessor::run, py::arg("frame"), py::arg("format") = py::none())
-      .def("seconds", &CudaPreprocessor::seconds, py::arg("frame"), py::arg("format") = py::none(),
-           py::arg("runs") = 100);
+      .def("run", &CudaPreprocessor::run, py::arg("frame"), py::arg("format") = py::none());
   py::class_<CudaPostprocessor>(module, "CudaPostprocessor")
       .def(py::init([](int grid_height, int grid_width, int map_height, int map_width, float sigma,
-                       const std::string& score, float top_share, int power, int device) {
+                       const std::string& score, float top_share, int power, int device,
+                       bool half) {
              PostprocessRecipe recipe;
              recipe.grid_height = grid_height;
              recipe.grid_width = grid_width;
@@ -191,11 +176,12 @@ void register_cuda_stages(py::module_& module) {
              recipe.score = score_rule_from(score);
              recipe.top_share = top_share;
              recipe.power = power;
-             return std::make_unique<CudaPostprocessor>(recipe, device);
+             return std::make_unique<CudaPostprocessor>(recipe, device, half);
            }),
            py::kw_only(), py::arg("grid_height"), py::arg("grid_width"), py::arg("map_height"),
            py::arg("map_width"), py::arg("sigma"), py::arg("score") = "max",
-           py::arg("top_share") = 0.01F, py::arg("power") = 24, py::arg("device") = 0)
+           py::arg("top_share") = 0.01F, py::arg("power") = 24, py::arg("device") = 0,
+           py::arg("half") = false)
       .def("run", &CudaPostprocessor::run, py::arg("grid"), py::kw_only(),
            py::arg("threshold") = py::none(), py::arg("mask_threshold") = py::none(),
            py::arg("min_area") = 0, py::arg("outputs") = static_cast<std::uint8_t>(kAll));

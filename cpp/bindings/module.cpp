@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, module) {
   agp_edge::bindings::register_tensorrt(module);
   agp_edge::bindings::register_detector(module);
   agp_edge::bindings::register_cuda_stages(module);
+  agp_edge::bindings::register_cuda_timing(module);
 }

@@ -12,5 +12,6 @@ void register_engine(pybind11::module_& module);
 void register_tensorrt(pybind11::module_& module);
 void register_detector(pybind11::module_& module);
 void register_cuda_stages(pybind11::module_& module);
+void register_cuda_timing(pybind11::module_& module);
 
 }  // namespace agp_edge::bindings

@@ -4,14 +4,18 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "agp_edge/callable_engine.hpp"
 #include "agp_edge/pipeline.hpp"
+#include "cuda/cuda_driver.hpp"
+#include "cuda_on_cpu/half.hpp"
 #include "fakes/fake_cuda.hpp"
 
 namespace cuda_pipeline {
@@ -23,8 +27,9 @@ constexpr int kGrid = 8;
 
 // The mean over channels and 4 x 4 blocks; on a device, by a function in the stream.
 struct BlockMean {
-  const float* in = nullptr;
-  float* out = nullptr;
+  const void* in = nullptr;
+  void* out = nullptr;
+  DType type = DType::kFloat32;  // of both
   int calls = 0;
   std::chrono::milliseconds takes{0};
   enum { kGood, kWritesNothing, kThrows, kThrowsSecond, kSynchronises } behaviour = kGood;
@@ -38,9 +43,17 @@ struct BlockMean {
       for (int i = 0; i < 3 * kStep * kStep; ++i) {
         const int row = cell / kGrid * kStep + i / kStep % kStep;
         const int plane = i / (kStep * kStep);
-        sum += self.in[(plane * kSide + row) * kSide + cell % kGrid * kStep + i % kStep];
+        const int at = (plane * kSide + row) * kSide + cell % kGrid * kStep + i % kStep;
+        sum += self.type == DType::kFloat32
+                   ? static_cast<const float*>(self.in)[at]
+                   : kernel::value_of_half(static_cast<const unsigned short*>(self.in)[at]);
       }
-      self.out[cell] = sum / (3.0F * kStep * kStep);
+      const float mean = sum / (3.0F * kStep * kStep);
+      if (self.type == DType::kFloat32) {
+        static_cast<float*>(self.out)[cell] = mean;
+      } else {
+        static_cast<unsigned short*>(self.out)[cell] = kernel::half_bits(mean);
+      }
     }
   }
 
@@ -48,8 +61,8 @@ struct BlockMean {
                      char* error, std::size_t error_bytes) {
     auto& self = *static_cast<BlockMean*>(user);
     ++self.calls;
-    self.in = static_cast<const float*>(in[0]);
-    self.out = static_cast<float*>(out[0]);
+    self.in = in[0];
+    self.out = out[0];
     if (self.behaviour == kThrows || (self.behaviour == kThrowsSecond && self.calls == 2)) {
       std::snprintf(error, error_bytes, "it was told to fail");
       return 1;
@@ -75,9 +88,9 @@ struct BlockMean {
 
 inline std::shared_ptr<Engine> engine_of(BlockMean& mean, Memory memory, int device = 0) {
   return std::make_shared<CallableEngine>(
-      "block mean", std::vector<TensorSpec>{{"image", DType::kFloat32, {1, 3, kSide, kSide}}},
-      std::vector<TensorSpec>{{"distance", DType::kFloat32, {1, 1, kGrid, kGrid}}},
-      &BlockMean::enqueue, &mean, nullptr, memory, device);
+      "block mean", std::vector<TensorSpec>{{"image", mean.type, {1, 3, kSide, kSide}}},
+      std::vector<TensorSpec>{{"distance", mean.type, {1, 1, kGrid, kGrid}}}, &BlockMean::enqueue,
+      &mean, nullptr, memory, device);
 }
 
 struct Recipes {
@@ -141,6 +154,56 @@ class Picture {
  private:
   Frame frame_;
   std::vector<std::uint8_t> pixels_;
+};
+
+inline Decision decision_of(float threshold, std::uint8_t outputs = kAll) {
+  Decision decision;
+  decision.threshold = decision.mask_threshold = threshold;
+  decision.outputs = outputs;
+  return decision;
+}
+
+// An environment variable, until the end of the scope.
+class Environment {
+ public:
+  Environment(const char* name, const std::string& value) : name_(name) {
+    setenv(name, value.c_str(), 1);
+  }
+  ~Environment() { unsetenv(name_); }
+  Environment(const Environment&) = delete;
+  Environment& operator=(const Environment&) = delete;
+
+ private:
+  const char* name_;
+};
+
+// Memory of the GPU 0, or of another, with a stream of its own; kept by the test.
+struct Producer {
+  explicit Producer(std::size_t bytes, int device = 0)
+      : context(std::make_shared<cuda::Context>(device)),
+        pinned(context, bytes),
+        memory(context, bytes),
+        stream(context) {}
+
+  // The pixels are under way, and there when somebody waits for the stream.
+  Frame send(const Picture& of) {
+    std::memcpy(pinned.data(), of.frame().data, of.bytes());
+    const cuda::Current current(*context);
+    stream.upload(memory.address(), pinned.data(), of.bytes());
+    Frame frame = of.at(memory.pointer(), Memory::kDevice);
+    frame.device = context->device().index;
+    frame.stream = stream.get();
+    return frame;
+  }
+  void wait() {
+    const cuda::Current current(*context);
+    stream.synchronize();
+  }
+
+  std::shared_ptr<const cuda::Context> context;
+  cuda::PinnedBuffer pinned;
+  cuda::DeviceBuffer memory;
+  cuda::OwnedStream stream;
 };
 
 }  // namespace cuda_pipeline

@@ -16,13 +16,6 @@ using namespace cuda_pipeline;
 // The kernels add in another order than the CPU does.
 constexpr double kTolerance = 1e-3;
 
-Decision decision_of(float threshold, std::uint8_t outputs = kAll) {
-  Decision decision;
-  decision.threshold = decision.mask_threshold = threshold;
-  decision.outputs = outputs;
-  return decision;
-}
-
 // Scores on the CPU and compares everything.
 void check_same(const Result& given, const Frame& host_frame, const Decision& decision,
                 const Recipes& recipes = {}) {
@@ -188,6 +181,68 @@ TEST(decision_may_change_between_frames) {
       check_same(pipeline->score(picture.frame(), decision), picture.frame(), decision);
     }
   }
+}
+
+// FP16 at one end or both: the fused kernels write and read it, nothing else changes.
+TEST(half_tensors_give_what_floats_give) {
+  const Picture picture(60, 84, PixelFormat::kBgr8, 1, 4);
+  const Decision decision = decision_of(8.0F);
+  BlockMean exact;
+  const Result expected = pipeline_of(exact, Memory::kHost)->score(picture.frame(), decision);
+  BlockMean mean;
+  mean.type = DType::kFloat16;
+  const auto pipeline = pipeline_of(mean, Memory::kDevice);
+  for (int frame = 0; frame < 3; ++frame) {
+    const Result given = pipeline->score(picture.frame(), decision);
+    // 11 bits of values up to 125, of inputs and of the grid.
+    CHECK_NEAR(given.score, expected.score, 0.1);
+    for (std::size_t i = 0; i < expected.anomaly_map.size(); ++i) {
+      CHECK_NEAR(given.anomaly_map[i], expected.anomaly_map[i], 0.1);
+    }
+    CHECK(given.regions.size() == expected.regions.size());
+  }
+  mean.behaviour = BlockMean::kWritesNothing;
+  const auto silent = pipeline_of(mean, Memory::kDevice);
+  CHECK_THROWS(silent->score(picture.frame(), decision), ModelError,
+               "64 of 64 values are not finite");
+}
+
+// What is not asked for is neither written nor downloaded: the score is 16 bytes.
+TEST(only_what_is_asked_for_comes_back) {
+  const Picture picture(48, 64, PixelFormat::kBgr8, 4);
+  BlockMean mean;
+  const auto pipeline = pipeline_of(mean, Memory::kDevice);
+  constexpr std::size_t kHeader = 16;
+  constexpr std::size_t kBehind = 256;  // where the first array begins
+  constexpr std::size_t kMaskBytes = std::size_t{kSide} * kSide;
+  constexpr std::size_t kMapBytes = sizeof(float) * kMaskBytes;
+  const struct {
+    std::uint8_t outputs;
+    std::size_t bytes;
+  } cases[] = {{kScoreOnly, kHeader},
+               {kMask, kBehind + kMaskBytes},
+               {kMap, kBehind + kMapBytes},
+               {kRegions, kBehind + kMaskBytes + kMapBytes},
+               {kAll, kBehind + kMaskBytes + kMapBytes}};
+  for (const auto& each : cases) {
+    // No value is above the second: regions cost a download and no search.
+    for (const float threshold : {4.0F, 1e6F}) {
+      const Decision decision = decision_of(threshold, each.outputs);
+      for (int frame = 0; frame < 3; ++frame) {
+        fake_cuda::forget_calls();
+        const Result result = pipeline->score(picture.frame(), decision);
+        CHECK(fake_cuda::downloaded() == each.bytes);
+        CHECK(result.regions.empty() == ((each.outputs & kRegions) == 0 || threshold > 1e5F));
+      }
+      CHECK(fake_cuda::calls("cuGraphLaunch") == 1 && fake_cuda::calls("cuLaunchKernel") == 0);
+    }
+  }
+  // A least area needs regions to be found for the mask.
+  Decision decision = decision_of(4.0F, kMask);
+  decision.min_area = 5;
+  fake_cuda::forget_calls();
+  pipeline->score(picture.frame(), decision);
+  CHECK(fake_cuda::downloaded() == kBehind + kMaskBytes + kMapBytes);
 }
 
 TEST(replay_is_one_launch_and_one_wait) {

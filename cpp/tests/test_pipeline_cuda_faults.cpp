@@ -15,12 +15,6 @@ namespace {
 
 using namespace cuda_pipeline;
 
-Decision decision_of(float threshold) {
-  Decision decision;
-  decision.threshold = decision.mask_threshold = threshold;
-  return decision;
-}
-
 const Decision kDecision = decision_of(5.0F);
 
 const Picture& picture() {
@@ -51,73 +45,18 @@ void check_works() {
   CHECK(fake_cuda::live() == 0);
 }
 
-// Memory of the GPU 0, or of another, with a stream of its own; kept by the test.
-struct Producer {
-  explicit Producer(std::size_t bytes, int device = 0)
-      : context(std::make_shared<cuda::Context>(device)),
-        pinned(context, bytes),
-        memory(context, bytes),
-        stream(context) {}
-
-  // The pixels are under way, and there when somebody waits for the stream.
-  Frame send(const Picture& of) {
-    std::memcpy(pinned.data(), of.frame().data, of.bytes());
-    const cuda::Current current(*context);
-    stream.upload(memory.address(), pinned.data(), of.bytes());
-    Frame frame = of.at(memory.pointer(), Memory::kDevice);
-    frame.device = context->device().index;
-    frame.stream = stream.get();
-    return frame;
-  }
-  void wait() {
-    const cuda::Current current(*context);
-    stream.synchronize();
-  }
-
-  std::shared_ptr<const cuda::Context> context;
-  cuda::PinnedBuffer pinned;
-  cuda::DeviceBuffer memory;
-  cuda::OwnedStream stream;
-};
-
-class Environment {
- public:
-  Environment(const char* name, const std::string& value) : name_(name) {
-    setenv(name, value.c_str(), 1);
-  }
-  ~Environment() { unsetenv(name_); }
-  Environment(const Environment&) = delete;
-  Environment& operator=(const Environment&) = delete;
-
- private:
-  const char* name_;
-};
-
-// What the library logs until the end of the scope.
-class Log {
- public:
-  Log() {
-    set_tensorrt_log([this](LogLevel level, const std::string& message) {
-      if (level == LogLevel::kWarning) lines.push_back(message);
-    });
-  }
-  ~Log() { set_tensorrt_log(nullptr); }
-  Log(const Log&) = delete;
-  Log& operator=(const Log&) = delete;
-  std::vector<std::string> lines;
-};
-
 bool is_reset(const Error& error) {
   return std::string(error.what()).find("was reset after an error") != std::string::npos;
 }
 
-// A construction, frames of each kind, replays: what a fault may meet.
+// A construction, and of each kind of frame one in order, which is then recorded, and a replay;
+// pinned memory at last: what a fault may meet.
 void live_a_life(const std::function<void(Pipeline&)>& after_error) {
   BlockMean mean;
   const auto pipeline = pipeline_of(mean, Memory::kDevice);
   Producer producer(picture().bytes());
   try {
-    for (int i = 0; i < 3; ++i) check_score(*pipeline, picture(), picture().frame());
+    for (int i = 0; i < 2; ++i) check_score(*pipeline, picture(), picture().frame());
     for (int i = 0; i < 2; ++i) check_score(*pipeline, picture(), producer.send(picture()));
     check_score(*pipeline, picture(), picture().at(producer.pinned.data()));
   } catch (const Error& error) {
@@ -241,172 +180,6 @@ TEST(out_of_memory_at_load_and_at_run) {
     }
   }
   check_score(*pipeline, large, large.frame());
-}
-
-TEST(engine_that_writes_nothing_is_refused) {
-  BlockMean mean;
-  const auto pipeline = pipeline_of(mean, Memory::kDevice);
-  mean.behaviour = BlockMean::kWritesNothing;
-  for (int i = 0; i < 2; ++i) {
-    CHECK_THROWS(pipeline->score(picture().frame(), kDecision), ModelError, "finite");
-  }
-  mean.behaviour = BlockMean::kGood;
-  for (int i = 0; i < 2; ++i) check_score(*pipeline, picture(), picture().frame());
-}
-
-TEST(engine_that_fails_leaves_nothing_at_work) {
-  {
-    BlockMean mean;
-    const auto pipeline = pipeline_of(mean, Memory::kDevice);
-    mean.behaviour = BlockMean::kThrows;
-    CHECK_THROWS(pipeline->score(picture().frame(), kDecision), ModelError, "told to fail");
-    mean.behaviour = BlockMean::kGood;
-    check_score(*pipeline, picture(), picture().frame());
-  }  // the fake driver aborts when a stream with work left is destroyed
-  CHECK(fake_cuda::live() == 0);
-}
-
-TEST(engine_that_cannot_be_recorded_is_called_for_each_frame) {
-  for (const auto behaviour : {BlockMean::kSynchronises, BlockMean::kThrowsSecond}) {
-    const Log log;
-    BlockMean mean;
-    mean.behaviour = behaviour;
-    const auto pipeline = pipeline_of(mean, Memory::kDevice);
-    for (int i = 0; i < 3; ++i) check_score(*pipeline, picture(), picture().frame());
-    const Picture other(44, 44, PixelFormat::kMono8, 3);
-    check_score(*pipeline, other, other.frame());
-    CHECK(log.lines.size() == 1);
-    CHECK(log.lines[0].find("the work of block mean cannot be recorded as a CUDA graph (") == 0);
-    CHECK(mean.calls == 5);  // each frame, and the one attempt
-    fake_cuda::forget_calls();
-    pipeline->score(picture().frame(), kDecision);
-    CHECK(fake_cuda::calls("cuGraphLaunch") == 0);
-    CHECK(fake_cuda::calls("cuMemAlloc_v2") == 0);
-  }
-  CHECK(fake_cuda::live() == 0);
-}
-
-// Its work is done when it returns, and nothing of it would be in a graph.
-TEST(engine_beside_the_stream_is_called_for_each_frame) {
-  const Log log;
-  struct Beside {
-    static int enqueue(void* user, Stream stream, const void* const* in, void* const* out,
-                       char* error, std::size_t error_bytes) {
-      using Ask = int(Stream, int*);
-      int capturing = 0;
-      fake_cuda::function<Ask>("cuStreamIsCapturing")(stream, &capturing);
-      if (capturing != 0) return 0;
-      const int failed = BlockMean::enqueue(user, stream, in, out, error, error_bytes);
-      return failed != 0 ? failed : fake_cuda::function<int(Stream)>("cuStreamSynchronize")(stream);
-    }
-  };
-  BlockMean mean;
-  const auto named = engine_of(mean, Memory::kDevice);
-  const auto engine =
-      std::make_shared<CallableEngine>("beside", named->inputs(), named->outputs(),
-                                       &Beside::enqueue, &mean, nullptr, Memory::kDevice);
-  const Recipes recipes;
-  Pipeline pipeline(engine, recipes.preprocess, recipes.postprocess);
-  for (int i = 0; i < 3; ++i) check_score(pipeline, picture(), picture().frame());
-  CHECK(log.lines.size() == 1);
-  CHECK(log.lines[0].find("puts nothing into the stream") != std::string::npos);
-}
-
-TEST(producers_stream_is_waited_for) {
-  BlockMean mean;
-  const auto pipeline = pipeline_of(mean, Memory::kDevice);
-  Producer producer(picture().bytes());
-  const Picture other(40, 48, PixelFormat::kBgr8, 9, 4);
-  for (int i = 0; i < 3; ++i) {
-    check_score(*pipeline, picture(), producer.send(picture()));
-    check_score(*pipeline, other, producer.send(other));
-  }
-  // Without its stream, what was there before is read: so the wait is what makes it right.
-  Frame frame = producer.send(picture());
-  frame.stream = nullptr;
-  CHECK(std::abs(pipeline->score(frame, kDecision).score - expected_score(picture().frame())) >
-        1e-3);
-  producer.wait();
-  check_score(*pipeline, picture(), frame);
-}
-
-TEST(default_streams_are_waited_for) {
-  BlockMean mean;
-  const auto pipeline = pipeline_of(mean, Memory::kDevice);
-  Producer producer(picture().bytes());
-  const Picture blank(40, 48, PixelFormat::kBgr8, 10, 4);
-  using Copy = int(cuda::Address, const void*, std::size_t, Stream);
-  for (const std::uintptr_t handle : {1, 2}) {
-    const auto stream = reinterpret_cast<Stream>(handle);
-    for (const Picture* each : {&picture(), &blank}) {
-      std::memcpy(producer.pinned.data(), each->frame().data, each->bytes());
-      const cuda::Current current(*producer.context);
-      CHECK(fake_cuda::function<Copy>("cuMemcpyHtoDAsync_v2")(
-                producer.memory.address(), producer.pinned.data(), each->bytes(), stream) == 0);
-      Frame frame = each->at(producer.memory.pointer(), Memory::kDevice);
-      frame.stream = stream;
-      check_score(*pipeline, *each, frame);
-    }
-  }
-}
-
-TEST(frame_that_is_not_there) {
-  const Environment two("AGP_EDGE_FAKE_CUDA_DEVICES", "2");
-  BlockMean mean;
-  const auto pipeline = pipeline_of(mean, Memory::kDevice);
-  check_score(*pipeline, picture(), picture().frame());
-
-  Producer elsewhere(picture().bytes(), 1);
-  Frame frame = elsewhere.send(picture());
-  CHECK_THROWS(
-      pipeline->score(frame, kDecision), FrameError,
-      "the frame is in the memory of GPU 1 and the detector works on GPU 0: copy it there");
-  frame.device = 0;
-  CHECK_THROWS(pipeline->score(frame, kDecision), FrameError, "in the memory of GPU 1");
-  frame.device = -1;  // the driver knows
-  CHECK_THROWS(pipeline->score(frame, kDecision), FrameError, "in the memory of GPU 1");
-  elsewhere.wait();
-
-  CHECK_THROWS(pipeline->score(picture().at(picture().frame().data, Memory::kDevice), kDecision),
-               FrameError, "the CUDA driver does not know");
-  std::optional<Producer> gone(picture().bytes());
-  frame = gone->send(picture());
-  gone->wait();
-  frame.stream = nullptr;
-  check_score(*pipeline, picture(), frame);
-  gone.reset();  // a producer that frees early
-  CHECK_THROWS(pipeline->score(frame, kDecision), FrameError, "keep the frame's memory until");
-
-  Producer producer(picture().bytes());
-  frame = producer.send(picture());
-  frame.height += 1;  // its end lies behind the allocation
-  CHECK_THROWS(pipeline->score(frame, kDecision), FrameError, "check its size and row pitch");
-  producer.wait();
-  check_score(*pipeline, picture(), picture().frame());
-}
-
-TEST(stream_of_nobody) {
-  BlockMean mean;
-  const auto pipeline = pipeline_of(mean, Memory::kDevice);
-  Producer producer(picture().bytes());
-  const Frame frame = producer.send(picture());
-  {
-    const fake_cuda::Failing failing("cuEventRecord", 1);
-    CHECK_THROWS(pipeline->score(frame, kDecision), FrameError,
-                 "cannot be waited for (CUDA_ERROR_");
-  }
-  check_score(*pipeline, picture(), frame);
-}
-
-TEST(host_engine_refuses_device_frames) {
-  BlockMean mean;
-  const auto pipeline = pipeline_of(mean, Memory::kHost);
-  Producer producer(picture().bytes());
-  const Frame frame = producer.send(picture());
-  producer.wait();
-  CHECK_THROWS(pipeline->score(frame, kDecision), FrameError,
-               "the frame is in the memory of GPU 0, and the frames of block mean are read by the "
-               "CPU: copy it to host memory, or open a plan");
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "agp_edge/error.hpp"
 #include "agp_edge/postprocess.hpp"
 #include "check.hpp"
+#include "cuda_on_cpu/half.hpp"
 #include "cuda_rig.hpp"
 #include "fakes/fake_cuda.hpp"
 #include "postprocess/postprocess_cuda.hpp"
@@ -53,14 +54,21 @@ Case random_case(const PostprocessRecipe& recipe, unsigned seed) {
 
 class Device {
  public:
-  explicit Device(const PostprocessRecipe& recipe)
-      : stage_(rig_.context, recipe),
+  explicit Device(const PostprocessRecipe& recipe, DType type = DType::kFloat32)
+      : type_(type),
+        stage_(rig_.context, recipe, type),
         grid_(rig_.context,
               static_cast<std::size_t>(recipe.grid_height) * recipe.grid_width * sizeof(float)) {}
 
   Result run(const Case& one) {
     stage_.prepare(one.view, one.decision, rig_.stream.get());
-    rig_.write(grid_, one.grid.data(), grid_.bytes());
+    if (type_ == DType::kFloat16) {
+      std::vector<unsigned short> halves(one.grid.size());
+      std::transform(one.grid.begin(), one.grid.end(), halves.begin(), kernel::half_bits);
+      rig_.write(grid_, halves.data(), 2 * halves.size());
+    } else {
+      rig_.write(grid_, one.grid.data(), grid_.bytes());
+    }
     stage_.enqueue(rig_.stream.get(), grid_.address());
     Result result;
     stage_.finish(rig_.read(stage_.result(), stage_.result_bytes()).data(), result);
@@ -72,6 +80,7 @@ class Device {
 
  private:
   CudaRig rig_;
+  DType type_;
   PostprocessCuda stage_;
   cuda::DeviceBuffer grid_;
 };
@@ -209,6 +218,23 @@ TEST(values_that_are_not_finite_are_counted_and_refused) {
   CHECK_THROWS(device.run(one), ModelError, "2 of 64 values are not finite");
   one = random_case(recipe, 1);
   check_same(device.run(one), on_cpu(one), one.decision);
+}
+
+// A grid of FP16 numbers gives what its values give as floats; of odd sides too.
+TEST(half_grids_equal_the_cpu) {
+  for (ScoreRule rule : {ScoreRule::kMax, ScoreRule::kTopMean}) {
+    for (PostprocessRecipe recipe :
+         {recipe_of(8, 8, 64, 64, 4.0F), recipe_of(7, 9, 50, 71, 2.5F)}) {
+      recipe.score = rule;
+      Device device(recipe, DType::kFloat16);
+      Case one = random_case(recipe, 21);
+      for (float& v : one.grid) v = kernel::value_of_half(kernel::half_bits(v));
+      check_same(device.run(one), on_cpu(one), one.decision);
+      one.grid.back() = 1e6F;  // infinity in FP16
+      one.grid.front() = std::numeric_limits<float>::quiet_NaN();
+      CHECK_THROWS(device.run(one), ModelError, "2 of ");
+    }
+  }
 }
 
 TEST(prepare_says_what_changed) {

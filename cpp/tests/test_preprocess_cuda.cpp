@@ -11,6 +11,7 @@
 #include "agp_edge/error.hpp"
 #include "agp_edge/preprocess.hpp"
 #include "check.hpp"
+#include "cuda_on_cpu/half.hpp"
 #include "cuda_on_cpu/run_kernel.hpp"
 #include "cuda_rig.hpp"
 #include "fakes/fake_cuda.hpp"
@@ -65,15 +66,6 @@ std::vector<float> run(const Frame& frame, const PreprocessRecipe& recipe, int p
 
 double difference(const std::vector<float>& a, const std::vector<float>& b) {
   return largest_difference(a, std::vector<double>(b.begin(), b.end()));
-}
-
-float value_of_half(unsigned short bits) {
-  const int exponent = (bits >> 10) & 31;
-  const int fraction = bits & 1023;
-  const float magnitude = exponent == 0
-                              ? std::ldexp(static_cast<float>(fraction), -24)
-                              : std::ldexp(1024.0F + static_cast<float>(fraction), exponent - 25);
-  return (bits & 0x8000) != 0 ? -magnitude : magnitude;
 }
 
 std::pair<int, int> sides_for(PixelFormat format, int height, int width) {
@@ -171,7 +163,7 @@ TEST(half_precision_is_the_nearest) {
         image.frame, PreprocessPlan(recipe, image.frame, DType::kFloat16, 1), exact.size());
     for (std::size_t i = 0; i < exact.size(); ++i) {
       // Half a unit in the last of 11 bits.
-      CHECK_NEAR(value_of_half(halves[i]), exact[i],
+      CHECK_NEAR(agp_edge::kernel::value_of_half(halves[i]), exact[i],
                  std::max(std::abs(exact[i]) * std::ldexp(1.0, -11), std::ldexp(1.0, -25)));
     }
   }

@@ -10,6 +10,7 @@
 #include "agp_edge/error.hpp"
 #include "agp_edge/tensorrt_engine.hpp"
 #include "check.hpp"
+#include "cuda/cuda_module.hpp"
 #include "engine/tensorrt_modules.hpp"
 #include "fakes/fake_cuda.hpp"
 #include "models.hpp"
@@ -230,12 +231,20 @@ TEST(refusal_names_both_sides) {
   CHECK_THROWS(open(), ModelError, "`agp-edge build MODEL.onnx -o ");
 }
 
-TEST(half_tensors_are_told) {
-  const Setting setting("AGP_EDGE_FAKE_TENSORRT", "half-input");
+// A plan of somebody's own float16 graph, whose inputs and outputs are float16 too.
+TEST(half_at_both_ends) {
+  const Setting setting("AGP_EDGE_FAKE_TENSORRT", "half-ends");
   const std::shared_ptr<Engine> engine = open();
   CHECK(engine->inputs()[0].dtype == DType::kFloat16);
-  CHECK(engine->outputs()[0].dtype == DType::kFloat32);
-  CHECK_THROWS(score_of(engine, 1), ModelError, "'image' float16 (1, 3, 32, 32)");
+  CHECK(engine->outputs()[0].dtype == DType::kFloat16);
+  if (cuda::has_kernels()) {
+    for (const int grey : {0, 1, 90, 255}) {
+      const float value = expected(static_cast<float>(grey));
+      CHECK_NEAR(score_of(engine, static_cast<std::uint8_t>(grey)), value, 0.06);
+    }
+  } else {
+    CHECK_THROWS(score_of(engine, 1), ModelError, "'image' float16 (1, 3, 32, 32)");
+  }
 }
 
 TEST(enqueue_that_fails) {

@@ -88,6 +88,7 @@ struct LaunchParams {
   X(cuCtxSynchronize, ())                                                                        \
   X(cuMemAlloc_v2, (Address*, std::size_t))                                                      \
   X(cuMemFree_v2, (Address))                                                                     \
+  X(cuMemGetInfo_v2, (std::size_t*, std::size_t*))                                               \
   X(cuMemHostAlloc, (void**, std::size_t, unsigned))                                             \
   X(cuMemHostGetDevicePointer_v2, (Address*, void*, unsigned))                                   \
   X(cuMemFreeHost, (void*))                                                                      \
@@ -104,11 +105,12 @@ struct LaunchParams {
   X(cuEventDestroy_v2, (EventHandle))                                                            \
   X(cuEventRecord, (EventHandle, Stream))                                                        \
   X(cuEventRecordWithFlags, (EventHandle, Stream, unsigned))                                     \
-  X(cuEventElapsedTime, (float*, EventHandle, EventHandle))                                      \
   X(cuEventQuery, (EventHandle))                                                                 \
   X(cuEventSynchronize, (EventHandle))                                                           \
+  X(cuEventElapsedTime, (float*, EventHandle, EventHandle))                                      \
   X(cuMemcpyHtoDAsync_v2, (Address, const void*, std::size_t, Stream))                           \
   X(cuMemcpyDtoHAsync_v2, (void*, Address, std::size_t, Stream))                                 \
+  X(cuMemcpyDtoDAsync_v2, (Address, Address, std::size_t, Stream))                               \
   X(cuMemsetD32Async, (Address, unsigned, std::size_t, Stream))                                  \
   X(cuModuleLoadData, (ModuleHandle*, const void*))                                              \
   X(cuModuleUnload, (ModuleHandle))                                                              \

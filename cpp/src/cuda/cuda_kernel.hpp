@@ -22,6 +22,12 @@ AGP_EDGE_DEVICE unsigned short half_bits(float value) {
   return bits;
 }
 
+AGP_EDGE_DEVICE float value_of_half(unsigned short bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+
 }  // namespace agp_edge::kernel
 
 #else

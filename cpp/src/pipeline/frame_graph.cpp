@@ -12,9 +12,13 @@ namespace {
 
 // An engine that writes nothing must not repeat the last frame's verdict.
 constexpr std::uint32_t kQuietNan = 0x7FC00000;
+constexpr std::uint32_t kTwoQuietHalves = 0x7E007E00;
 
+// Whole words, so that they can be filled.
 std::size_t tensor_bytes(const std::vector<TensorSpec>& tensors) {
-  return tensors.front().elements() * sizeof(float);
+  const TensorSpec& tensor = tensors.front();
+  const std::size_t bytes = tensor.elements() * (tensor.dtype == DType::kFloat16 ? 2 : 4);
+  return (bytes + 3) / 4 * 4;
 }
 
 // The geometry as a frame without pixels.
@@ -50,8 +54,8 @@ FrameGraph::FrameGraph(std::shared_ptr<const cuda::Context> context, std::shared
       recipe_(preprocess),
       stream_(stream),
       times_(times),
-      preprocess_(context_, preprocess, DType::kFloat32),
-      postprocess_(context_, postprocess),
+      preprocess_(context_, preprocess, engine_->inputs().front().dtype),
+      postprocess_(context_, postprocess, engine_->outputs().front().dtype),
       block_(context_, postprocess_.most_result_bytes()),
       bytes_(outline_of(geometry).bytes()) {
   preprocess_.prepare(outline_of(geometry), stream_.get());
@@ -129,7 +133,8 @@ void FrameGraph::read_times(Latency& latency) const {
 }
 
 void FrameGraph::run_engine() {
-  stream_.fill(tensors_.output, kQuietNan);
+  const bool half = engine_->outputs().front().dtype == DType::kFloat16;
+  stream_.fill(tensors_.output, half ? kTwoQuietHalves : kQuietNan);
   const void* const in[] = {tensors_.input.pointer()};
   void* const out[] = {tensors_.output.pointer()};
   engine_->enqueue(stream_.get(), in, out);

@@ -35,21 +35,22 @@ class Turn {
   std::unique_lock<std::mutex> lock_;
 };
 
-// One tensor of that role, of the type and shape that the recipe needs.
+// One tensor of that role, of the shape that the recipe needs and of a type that the stages have.
 void check_tensor(const Engine& engine, const std::vector<TensorSpec>& tensors, const char* role,
-                  const std::vector<std::int64_t>& shape) {
+                  const std::vector<std::int64_t>& shape, bool may_be_half) {
   if (tensors.size() != 1) {
     throw ModelError("the model in " + engine.name() + " has " + std::to_string(tensors.size()) +
                      " " + role + "s, one is expected: export it again");
   }
   const TensorSpec& tensor = tensors.front();
-  if (tensor.dtype == DType::kFloat16) {
+  if (tensor.dtype == DType::kFloat16 && !may_be_half) {
     throw ModelError("the model in " + engine.name() + " has the " + role + " " +
                      to_string(tensor) + ", float32 " + to_string(shape) +
-                     " is expected also where its layers are float16: make it of the float32 model "
-                     "with `agp-edge build --precision fp16`, which keeps inputs and outputs");
+                     " is expected where frames are prepared by the CPU, also of a model whose "
+                     "layers are float16: make it of the float32 model with `agp-edge build "
+                     "--precision fp16`, which keeps inputs and outputs");
   }
-  if (tensor.dtype != DType::kFloat32 || tensor.shape != shape) {
+  if (tensor.shape != shape) {
     throw ModelError("the model in " + engine.name() + " has the " + role + " " +
                      to_string(tensor) + ", its manifest says float32 " + to_string(shape) +
                      ": export it again");
@@ -62,9 +63,10 @@ struct Pipeline::Impl {
   Impl(std::shared_ptr<Engine> used, const PreprocessRecipe& pre, const PostprocessRecipe& post,
        const PipelineOptions& options)
       : engine(std::move(used)), roi(pre.roi) {
-    check_tensor(*engine, engine->inputs(), "input", {1, 3, pre.height, pre.width});
-    check_tensor(*engine, engine->outputs(), "output", {1, 1, post.grid_height, post.grid_width});
     const bool on_gpu = engine->memory() == Memory::kDevice && cuda::has_kernels();
+    check_tensor(*engine, engine->inputs(), "input", {1, 3, pre.height, pre.width}, on_gpu);
+    check_tensor(*engine, engine->outputs(), "output", {1, 1, post.grid_height, post.grid_width},
+                 on_gpu);
     path = on_gpu ? make_cuda_path(engine, pre, post, options)
                   : make_cpu_path(engine, pre, post, options.threads);
   }

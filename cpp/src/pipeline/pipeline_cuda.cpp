@@ -45,8 +45,8 @@ class CudaPath final : public FramePath {
     if (options.device_times) times_.emplace(context_);
     // What is wrong with the recipes or missing in the build is said now, not at the first frame.
     const cuda::Current current(*context_);
-    const PreprocessCuda checked(context_, preprocess_, DType::kFloat32);
-    const PostprocessCuda also_checked(context_, postprocess_);
+    const PreprocessCuda checked(context_, preprocess_, engine_->inputs().front().dtype);
+    const PostprocessCuda also_checked(context_, postprocess_, engine_->outputs().front().dtype);
   }
 
   void score(const Frame& frame, const Decision& decision, Result& result) override {

@@ -60,7 +60,7 @@ int choose_tile_rows(const BandMatrix& down) {
 }  // namespace
 
 struct PostprocessCuda::Impl {
-  Impl(std::shared_ptr<const cuda::Context> used, const PostprocessRecipe& r);
+  Impl(std::shared_ptr<const cuda::Context> used, const PostprocessRecipe& r, DType grid_type);
 
   std::shared_ptr<const cuda::Context> context;
   PostprocessRecipe recipe;
@@ -136,7 +136,8 @@ struct PostprocessCuda::Impl {
               std::size_t shared_bytes, void** parameters);
 };
 
-PostprocessCuda::Impl::Impl(std::shared_ptr<const cuda::Context> used, const PostprocessRecipe& r)
+PostprocessCuda::Impl::Impl(std::shared_ptr<const cuda::Context> used, const PostprocessRecipe& r,
+                            DType grid_type)
     : context(std::move(used)),
       recipe(r),
       across(upsample_blur_weights(r.grid_width, r.map_width, r.sigma)),
@@ -147,7 +148,7 @@ PostprocessCuda::Impl::Impl(std::shared_ptr<const cuda::Context> used, const Pos
       smooth_y(static_cast<unsigned>(blocks_for(r.map_height, tile_rows))),
       sum_blocks(std::min(blocks_for(map_size, kPostThreads * kPixelsPerThread), kMostSumBlocks)),
       module(context, cuda::KernelSet::kPostprocess),
-      smooth_function(module.function("agp_edge_smooth")),
+      smooth_function(module.function(grid_type == DType::kFloat16 ? "agp_edge_smooth_half" : "agp_edge_smooth")),
       count_function(module.function("agp_edge_top_count")),
       sum_function(module.function("agp_edge_top_sum")),
       power_function(module.function("agp_edge_power_sum")),
@@ -262,9 +263,9 @@ void PostprocessCuda::Impl::launch(Stream stream, cuda::FunctionHandle function,
 }
 
 PostprocessCuda::PostprocessCuda(std::shared_ptr<const cuda::Context> context,
-                                 const PostprocessRecipe& recipe) {
+                                 const PostprocessRecipe& recipe, DType grid) {
   check(recipe);
-  impl_ = std::make_unique<Impl>(std::move(context), recipe);
+  impl_ = std::make_unique<Impl>(std::move(context), recipe, grid);
 }
 
 PostprocessCuda::~PostprocessCuda() = default;

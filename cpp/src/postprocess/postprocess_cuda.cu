@@ -16,6 +16,13 @@ AGP_EDGE_DEVICE bool is_counted(const unsigned char* ignored, int i) {
   return ignored == nullptr || __ldg(ignored + i) == 0;
 }
 
+// Of a grid of floats, or of FP16 numbers.
+template <bool kHalf>
+AGP_EDGE_DEVICE float grid_value(const void* grid, int i) {
+  if (kHalf) return value_of_half(__ldg(static_cast<const unsigned short*>(grid) + i));
+  return __ldg(static_cast<const float*>(grid) + i);
+}
+
 AGP_EDGE_DEVICE float no_peak() { return __uint_as_float(0xFF800000U); }  // -infinity
 
 // Whether others can be shares of it.
@@ -127,11 +134,10 @@ AGP_EDGE_DEVICE Selection select_upto(const TopParams& p, int digits, unsigned* 
   return found;
 }
 
-}  // namespace
-
 // Upsampling and blur, one banded matrix per axis: rows of the grid become wide rows in shared
-// memory, those the tile's rows of the map. `grid` comes first as the frame does.
-AGP_EDGE_KERNEL(256) agp_edge_smooth(const float* grid, SmoothParams p) {
+// memory, those the tile's rows of the map.
+template <bool kHalf>
+AGP_EDGE_DEVICE void smooth(const void* grid, const SmoothParams& p) {
   AGP_EDGE_SHARED(wide);
   const int lane = thread() % kSmoothColumns;
   const int group = thread() / kSmoothColumns;
@@ -145,11 +151,11 @@ AGP_EDGE_KERNEL(256) agp_edge_smooth(const float* grid, SmoothParams p) {
 
   const int first = inside ? p.across_first[x] : 0;
   for (int row = row_begin + group; row < row_end; row += groups) {
-    const float* values = grid + row * p.grid_width + first;
+    const int values = row * p.grid_width + first;
     float sum = 0;
     if (inside) {
       for (int t = 0; t < p.across_taps; ++t) {
-        sum += __ldg(p.across + t * p.map_width + x) * __ldg(values + t);
+        sum += __ldg(p.across + t * p.map_width + x) * grid_value<kHalf>(grid, values + t);
       }
     }
     wide[(row - row_begin) * kSmoothColumns + lane] = sum;
@@ -174,7 +180,8 @@ AGP_EDGE_KERNEL(256) agp_edge_smooth(const float* grid, SmoothParams p) {
 
   const int stride = blocks() * kPostThreads;
   for (int i = block() * kPostThreads + thread(); i < p.grid_height * p.grid_width; i += stride) {
-    peak.bad += (__float_as_uint(grid[i]) & 0x7F800000U) == 0x7F800000U ? 1U : 0U;
+    const unsigned bits = __float_as_uint(grid_value<kHalf>(grid, i));
+    peak.bad += (bits & 0x7F800000U) == 0x7F800000U ? 1U : 0U;
   }
   if (p.histograms != nullptr) {
     for (int i = block() * kPostThreads + thread(); i < kDigits * kBins; i += stride) {
@@ -184,6 +191,13 @@ AGP_EDGE_KERNEL(256) agp_edge_smooth(const float* grid, SmoothParams p) {
   __syncthreads();  // `wide` is free
   peak = reduce(peak, reinterpret_cast<BlockPeak*>(wide));
   if (thread() == 0) p.peaks[block()] = peak;
+}
+
+}  // namespace
+
+AGP_EDGE_KERNEL(256) agp_edge_smooth(const void* grid, SmoothParams p) { smooth<false>(grid, p); }
+AGP_EDGE_KERNEL(256) agp_edge_smooth_half(const void* grid, SmoothParams p) {
+  smooth<true>(grid, p);
 }
 
 // Counts one digit of the values that share the digits before it with the count-th largest.

@@ -17,14 +17,16 @@
 
 #include "agp_edge/postprocess.hpp"
 #include "agp_edge/result.hpp"
+#include "agp_edge/tensor.hpp"
 #include "cuda/cuda_driver.hpp"
 
 namespace agp_edge {
 
 class PostprocessCuda {
  public:
-  // Throws ModelError (recipe), DeviceError.
-  PostprocessCuda(std::shared_ptr<const cuda::Context> context, const PostprocessRecipe& recipe);
+  // `grid`: the type of the grid's values. Throws ModelError (recipe), DeviceError.
+  PostprocessCuda(std::shared_ptr<const cuda::Context> context, const PostprocessRecipe& recipe,
+                  DType grid);
   ~PostprocessCuda();
   PostprocessCuda(const PostprocessCuda&) = delete;
   PostprocessCuda& operator=(const PostprocessCuda&) = delete;
@@ -34,7 +36,7 @@ class PostprocessCuda {
   // don't-care areas leave nothing of the view, DeviceError.
   bool prepare(const Rect& view, const Decision& decision, Stream stream);
 
-  // `grid`: float32 (grid_height, grid_width) in device memory. Allocates nothing; a stream may be
+  // `grid`: (grid_height, grid_width) in device memory. Allocates nothing; a stream may be
   // capturing.
   void enqueue(Stream stream, cuda::Address grid);
 

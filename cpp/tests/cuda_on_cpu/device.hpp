@@ -3,10 +3,10 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <limits>
+
+#include "half.hpp"
 
 #define AGP_EDGE_KERNEL(threads) extern "C" void
 #define AGP_EDGE_DEVICE inline
@@ -79,23 +79,6 @@ inline unsigned atomicAdd(unsigned* sum, unsigned value) {
   const unsigned before = *sum;
   *sum += value;
   return before;
-}
-
-// To the nearest FP16 number, ties to even.
-inline unsigned short half_bits(float value) {
-  const unsigned bits = __float_as_uint(value);
-  const unsigned sign = (bits >> 16U) & 0x8000U;
-  const float magnitude = std::fabs(value);
-  if (!(magnitude <= std::numeric_limits<float>::max())) {
-    return static_cast<unsigned short>(sign | (std::isnan(value) ? 0x7E00U : 0x7C00U));
-  }
-  if (magnitude < 6.103515625e-05F) {  // subnormal: whole multiples of 2^-24
-    return static_cast<unsigned short>(sign |
-                                       static_cast<unsigned>(std::lrint(magnitude * 16777216.0F)));
-  }
-  const unsigned rounded = (bits & 0x7FFFFFFFU) + 0xFFFU + ((bits >> 13U) & 1U);
-  const unsigned half = (rounded - 0x38000000U) >> 13U;
-  return static_cast<unsigned short>(sign | std::min(half, 0x7C00U));
 }
 
 }  // namespace agp_edge::kernel

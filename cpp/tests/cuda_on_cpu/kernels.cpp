@@ -36,6 +36,7 @@ struct Launcher<kFunction> {
 #define AGP_EDGE_LISTED(name) Launcher<&agp_edge::kernel::name>::kernel(#name)
 
 constexpr Kernel kAll[] = {AGP_EDGE_LISTED(agp_edge_smooth),
+                           AGP_EDGE_LISTED(agp_edge_smooth_half),
                            AGP_EDGE_LISTED(agp_edge_top_count),
                            AGP_EDGE_LISTED(agp_edge_top_sum),
                            AGP_EDGE_LISTED(agp_edge_power_sum),

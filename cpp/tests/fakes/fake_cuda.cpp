@@ -117,6 +117,12 @@ FAKE_API int fake_cuda_calls(const char* function) {
   return found == state().calls.end() ? 0 : found->second;
 }
 
+// By all downloads since the start, or since the calls were forgotten.
+FAKE_API std::size_t fake_cuda_downloaded() {
+  FAKE_ENTER;
+  return state().downloaded;
+}
+
 FAKE_API const char* fake_cuda_failed() {
   FAKE_ENTER;
   return state().failed;
@@ -125,6 +131,7 @@ FAKE_API const char* fake_cuda_failed() {
 FAKE_API void fake_cuda_forget_calls() {
   FAKE_ENTER;
   state().calls.clear();
+  state().downloaded = 0;
 }
 
 // The pointer itself where it is device memory of that size, else null.
@@ -540,6 +547,21 @@ FAKE_API Result cuMemcpyDtoHAsync_v2(void* to, Address from, std::size_t bytes, 
   work.from = pointer_to(from);
   work.bytes = bytes;
   if (!inside(state().device, from, bytes) || !may_copy(work)) return kInvalidValue;
+  return enqueue(stream_of(handle), std::move(work));
+}
+
+FAKE_API Result cuMemcpyDtoDAsync_v2(Address to, Address from, std::size_t bytes, void* handle) {
+  FAKE_ENTER;
+  FAIL_IF_CHOSEN(kInvalidValue);
+  NEEDS_CONTEXT;
+  Work work;
+  work.kind = Work::kCopy;
+  work.to = pointer_to(to);
+  work.from = pointer_to(from);
+  work.bytes = bytes;
+  if (!inside(state().device, to, bytes) || !inside(state().device, from, bytes)) {
+    return kInvalidValue;
+  }
   return enqueue(stream_of(handle), std::move(work));
 }
 

@@ -31,6 +31,8 @@ inline void* host(const void* device, std::size_t bytes) {
   return function<void*(const void*, std::size_t)>("fake_cuda_host")(device, bytes);
 }
 
+// Bytes that came to the host since the calls were forgotten.
+inline std::size_t downloaded() { return function<std::size_t()>("fake_cuda_downloaded")(); }
 inline void forget_calls() { function<void()>("fake_cuda_forget_calls")(); }
 
 // Until the end of the scope, the `call`-th call of `name` ("*": of any function) from now fails;

@@ -44,6 +44,9 @@ void perform(Work& work) {
     case Work::kCopy:
       if (!may_copy(work)) std::abort();  // freed between the call and its turn
       std::memcpy(work.to, work.from, work.bytes);
+      if (inside(state().pinned, address_of(work.to), work.bytes)) {
+        state().downloaded += work.bytes;
+      }
       break;
     case Work::kFill:
       if (!inside(state().device, address_of(work.to), work.bytes)) std::abort();
@@ -182,8 +185,10 @@ bool may_copy(const Work& work) {
   const Address to = address_of(work.to);
   const Address from = address_of(work.from);
   const State& s = state();
-  return (inside(s.device, to, work.bytes) && inside(s.pinned, from, work.bytes)) ||
-         (inside(s.pinned, to, work.bytes) && inside(s.device, from, work.bytes));
+  const bool to_device = inside(s.device, to, work.bytes);
+  const bool from_device = inside(s.device, from, work.bytes);
+  return (to_device && (from_device || inside(s.pinned, from, work.bytes))) ||
+         (inside(s.pinned, to, work.bytes) && from_device);
 }
 
 void set_capturing(Stream* stream) { capturing() = stream; }

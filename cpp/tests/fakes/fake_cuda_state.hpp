@@ -114,10 +114,11 @@ struct State {
   std::map<Graph*, int> graphs;
   std::map<Exec*, int> execs;
   std::map<std::string, int, std::less<>> calls;
-  const char* failed = "";  // the last function that was made to fail
-  Stream legacy;            // the handles 0 and 1
-  Stream per_thread;        // the handle 2
-  int unlocked = 0;         // while work runs, device memory can be touched
+  const char* failed = "";     // the last function that was made to fail
+  Stream legacy;               // the handles 0 and 1
+  Stream per_thread;           // the handle 2
+  int unlocked = 0;            // while work runs, device memory can be touched
+  std::size_t downloaded = 0;  // bytes that copies brought to the host
 };
 
 State& state();

@@ -4,16 +4,19 @@
 // It ends the program when an object outlives the one that made it, or when a call comes without a
 // current CUDA context. AGP_EDGE_FAKE_TENSORRT names one misbehaviour:
 //   runtime-null, runtime-offset, engine-null, engine-memory, context-null, another-name,
-//   dynamic-shape, int8-tensor, host-tensor, packed-tensor, deep-tensor, half-input,
+//   dynamic-shape, int8-tensor, host-tensor, packed-tensor, deep-tensor, half-ends,
 //   refuse-address, refuse-enqueue
 // AGP_EDGE_FAKE_TENSORRT_VERSION=100200 is the version that it claims; default: its headers'.
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
+#include "cuda_on_cpu/half.hpp"
 #include "stubs.hpp"
 
 namespace {
@@ -92,36 +95,61 @@ class Context final : public nvinfer1::apiv::VExecutionContextStub,
     return true;
   }
 
-  float* host(const nlohmann::json& tensor, int planes) {
-    const std::size_t count = static_cast<std::size_t>(planes) *
-                              tensor["height"].get<std::size_t>() *
-                              tensor["width"].get<std::size_t>();
-    auto* const found = cuda<void*(const void*, std::size_t)>("fake_cuda_host")(
-        addresses_[tensor["name"]], count * sizeof(float));
+  static std::size_t count_of(const nlohmann::json& tensor, int planes) {
+    return static_cast<std::size_t>(planes) * tensor["height"].get<std::size_t>() *
+           tensor["width"].get<std::size_t>();
+  }
+
+  void* host(const nlohmann::json& tensor, std::size_t bytes) {
+    auto* const found =
+        cuda<void*(const void*, std::size_t)>("fake_cuda_host")(addresses_[tensor["name"]], bytes);
     if (found == nullptr) nvinfer1::apiv::unexpected("an address that is not the device's");
-    return static_cast<float*>(found);
+    return found;
+  }
+
+  std::vector<float> input() {
+    const auto& tensor = manifest_["input"];
+    std::vector<float> values(count_of(tensor, 3));
+    if (!misbehaves("half-ends")) {
+      std::memcpy(values.data(), host(tensor, values.size() * 4), values.size() * 4);
+      return values;
+    }
+    const auto* const halves = static_cast<const unsigned short*>(host(tensor, values.size() * 2));
+    std::transform(halves, halves + values.size(), values.begin(), agp_edge::kernel::value_of_half);
+    return values;
+  }
+
+  void set_output(const std::vector<float>& values) {
+    const auto& tensor = manifest_["output"];
+    if (!misbehaves("half-ends")) {
+      std::memcpy(host(tensor, values.size() * 4), values.data(), values.size() * 4);
+      return;
+    }
+    std::transform(values.begin(), values.end(),
+                   static_cast<unsigned short*>(host(tensor, values.size() * 2)),
+                   agp_edge::kernel::half_bits);
   }
 
   static void kernel(void* user) {
     auto& self = *static_cast<Context*>(user);
     const auto& input = self.manifest_["input"];
     const auto& output = self.manifest_["output"];
-    const float* in = self.host(input, 3);
-    float* out = self.host(output, 1);
+    const std::vector<float> in = self.input();
     const int height = input["height"];
     const int width = input["width"];
     const int rows = output["height"];
     const int columns = output["width"];
-    std::fill(out, out + rows * columns, 0.0F);
+    std::vector<float> out(static_cast<std::size_t>(rows * columns));
     const float share = static_cast<float>(rows * columns) / static_cast<float>(3 * height * width);
     for (int plane = 0; plane < 3; ++plane) {
       for (int y = 0; y < height; ++y) {
         for (int x = 0; x < width; ++x) {
-          out[y * rows / height * columns + x * columns / width] +=
-              share * in[(plane * height + y) * width + x];
+          out[static_cast<std::size_t>(y * rows / height * columns + x * columns / width)] +=
+              share * in[static_cast<std::size_t>((plane * height + y) * width + x)];
         }
       }
     }
+    self.set_output(out);
   }
 
   Parent own_;
@@ -154,10 +182,9 @@ class Engine final : public nvinfer1::apiv::VCudaEngineStub, public nvinfer1::IC
   nvinfer1::TensorIOMode getTensorIOMode(char const* tensor) const noexcept override {
     return tensor == tensors_[0] ? nvinfer1::TensorIOMode::kINPUT : nvinfer1::TensorIOMode::kOUTPUT;
   }
-  nvinfer1::DataType getTensorDataType(char const* tensor) const noexcept override {
+  nvinfer1::DataType getTensorDataType(char const* /*tensor*/) const noexcept override {
     if (misbehaves("int8-tensor")) return nvinfer1::DataType::kINT8;
-    return misbehaves("half-input") && tensor == tensors_[0] ? nvinfer1::DataType::kHALF
-                                                             : nvinfer1::DataType::kFLOAT;
+    return misbehaves("half-ends") ? nvinfer1::DataType::kHALF : nvinfer1::DataType::kFLOAT;
   }
   nvinfer1::TensorLocation getTensorLocation(char const* /*tensor*/) const noexcept override {
     return misbehaves("host-tensor") ? nvinfer1::TensorLocation::kHOST
