@@ -1,10 +1,13 @@
 """CUDA stages against their CPU twins, on the GPU that is here.
 
 The same kernels, compiled as C++, are held against the CPU in cpp/tests/test_*process_cuda.cpp,
-where there is no GPU.
+where there is no GPU; on the driver played there (AGP_EDGE_CUDA_DRIVER) this file runs too, on
+small frames.
 """
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 import pytest
@@ -21,7 +24,11 @@ BITS = {"mono10": 10, "mono12": 12, "mono16": 16, "bayer_rggb12": 12, "bayer_gbr
 FORMATS = ["bgr8", "rgb8", "mono8", "bayer_rggb8", "bayer_grbg8", "bayer_gbrg8", "bayer_bggr8",
            "nv12", *BITS]  # fmt: skip
 # Frame and network input: enlarging, whole and broken ratios, many tiles, rows of odd bytes.
+MAP, REPEATS = (256, 250), 5
 SIZES = [((2, 2), 32), ((480, 640), 256), ((301, 517), 96), ((1200, 1921), 256), ((97, 50), 224)]
+if "fake_cuda" in os.environ.get("AGP_EDGE_CUDA_DRIVER", ""):
+    MAP, REPEATS = (96, 90), 1
+    SIZES = [((2, 2), 16), ((61, 50), 24)]
 
 
 def image(format, height, width, pitch=0):
@@ -59,12 +66,13 @@ def test_preprocessing(format, resize):
 def test_postprocessing(score, grid):
     rng = np.random.default_rng(5)
     settings = {
-        "grid_height": grid[0], "grid_width": grid[1], "map_height": 256, "map_width": 250,
+        "grid_height": grid[0], "grid_width": grid[1], "map_height": MAP[0], "map_width": MAP[1],
         "sigma": 4.0, "score": score,
     }  # fmt: skip
     cpu = _core.Postprocessor(**settings)
     gpu = _core.CudaPostprocessor(**settings)
-    for _ in range(5):
+    half = _core.CudaPostprocessor(**settings, half=True)
+    for _ in range(REPEATS):
         values = rng.random(grid, np.float32) + 4 * (rng.random(grid) < 0.03).astype(np.float32)
         expected = cpu.run(values, threshold=1.0, min_area=9)
         actual = gpu.run(values, threshold=1.0, min_area=9)
@@ -81,3 +89,8 @@ def test_postprocessing(score, grid):
         alone = gpu.run(values, threshold=1.0, outputs=0)
         assert alone.score == actual.score
         assert alone.anomaly_map is None
+        rounded = values.astype(np.float16)
+        expected = cpu.run(rounded.astype(np.float32), threshold=1.0)
+        actual = half.run(rounded, threshold=1.0)
+        np.testing.assert_allclose(actual.anomaly_map, expected.anomaly_map, rtol=0, atol=5e-6)
+        assert actual.score == pytest.approx(expected.score, abs=5e-6)

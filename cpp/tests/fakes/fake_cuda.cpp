@@ -297,6 +297,17 @@ FAKE_API Result cuMemAlloc_v2(Address* address, std::size_t bytes) {
   return kSuccess;
 }
 
+// For producers of frames: nothing of ours asks for it.
+FAKE_API Result cuMemAllocManaged(Address* address, std::size_t bytes, unsigned flags) {
+  if (flags != 1) return kInvalidValue;
+  const Result result = cuMemAlloc_v2(address, bytes);
+  if (result != kSuccess) return result;
+  FAKE_ENTER;
+  state().device[*address].managed = true;
+  mprotect(pointer_to(*address), bytes, PROT_READ | PROT_WRITE);
+  return kSuccess;
+}
+
 FAKE_API Result cuMemFree_v2(Address address) {
   FAKE_ENTER;
   if (context_stack().empty()) return kInvalidContext;

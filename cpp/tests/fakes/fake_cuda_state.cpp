@@ -19,7 +19,7 @@ Stream*& capturing() {
 
 void protect(int protection) {
   for (const auto& [address, block] : state().device) {
-    mprotect(pointer_to(address), block.bytes, protection);
+    if (!block.managed) mprotect(pointer_to(address), block.bytes, protection);
   }
 }
 

@@ -40,6 +40,7 @@ struct Block {
   std::size_t bytes = 0;
   int device = 0;
   bool registered = false;  // pinned, and the memory of somebody else
+  bool managed = false;     // the host may touch it at any time
 };
 
 struct Kernel {
