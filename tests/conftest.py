@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +29,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     except DeviceError as error:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=str(error)))
+
+
+@pytest.fixture(scope="session")
+def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CUDA driver on the CPU (cpp/tests/fakes), compiled; for AGP_EDGE_CUDA_DRIVER."""
+    compiler = os.environ.get("CXX") or shutil.which("c++")
+    assert compiler, "the tests need a C++ compiler, as the installation did"
+    path = tmp_path_factory.mktemp("driver") / "libfake_cuda.so"
+    cpp = Path(__file__).parents[1] / "cpp"
+    fakes, kernels = cpp / "tests/fakes", cpp / "tests/cuda_on_cpu"
+    # as cpp/tests/CMakeLists.txt
+    sources = [
+        *fakes.glob("fake_cuda*.cpp"),
+        *(fakes / "fake_kernels.cpp", fakes / "own_allocator.cpp"),
+        *kernels.glob("*.cpp"),
+    ]
+    includes = [f"-I{folder}" for folder in (cpp / "tests", kernels, cpp / "src", cpp / "include")]
+    options = ["-shared", "-fPIC", "-std=c++17", "-pthread", "-fvisibility=hidden", *includes]
+    options += ["-Wl,-z,defs", "-Wl,-Bsymbolic"]
+    subprocess.run([compiler, *options, *sources, "-o", path], check=True)
+    return path

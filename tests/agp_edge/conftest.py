@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -141,24 +138,3 @@ def bad_frame(good_frame: np.ndarray) -> np.ndarray:
     frame[24:48, 80:104] = 255
     frame[24:48:2, 80:104:2] = 0
     return frame
-
-
-@pytest.fixture(scope="session")
-def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CUDA driver on the CPU (cpp/tests/fakes), compiled; for AGP_EDGE_CUDA_DRIVER."""
-    compiler = os.environ.get("CXX") or shutil.which("c++")
-    assert compiler, "the tests need a C++ compiler, as the installation did"
-    path = tmp_path_factory.mktemp("driver") / "libfake_cuda.so"
-    cpp = Path(__file__).parents[2] / "cpp"
-    fakes, kernels = cpp / "tests/fakes", cpp / "tests/cuda_on_cpu"
-    # as cpp/tests/CMakeLists.txt
-    sources = [
-        *fakes.glob("fake_cuda*.cpp"),
-        *(fakes / "fake_kernels.cpp", fakes / "own_allocator.cpp"),
-        *kernels.glob("*.cpp"),
-    ]
-    includes = [f"-I{folder}" for folder in (cpp / "tests", kernels, cpp / "src", cpp / "include")]
-    options = ["-shared", "-fPIC", "-std=c++17", "-pthread", "-fvisibility=hidden", *includes]
-    options += ["-Wl,-z,defs", "-Wl,-Bsymbolic"]
-    subprocess.run([compiler, *options, *sources, "-o", path], check=True)
-    return path
