@@ -20,6 +20,17 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    marked = [report for report in skipped if "gpu" in report.keywords]
+    if marked:
+        terminalreporter.section("tests that need a GPU")
+        terminalreporter.write_line(
+            f"{len(marked)} tests marked gpu were left out, there is no NVIDIA GPU here; "
+            "where one is: bash benchmarks/gpu_check.sh"
+        )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked or os.environ.get("AGP_EDGE_REQUIRE_GPU") == "1":

@@ -8,6 +8,12 @@ cd "$(dirname "$0")/.."
 
 venv=${AGP_EDGE_VENV:-.venv}
 step() { printf '\n== %s (%ss)\n' "$1" "$SECONDS"; }
+# What could not be run is said where it happens and once more at the end.
+left_out=()
+leave_out() {
+  echo "left out: $1"
+  left_out+=("$1")
+}
 
 step "environment in $venv"
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
@@ -22,6 +28,7 @@ ruff check .
 ruff format --check .
 mypy
 git ls-files 'cpp/*.cpp' 'cpp/*.hpp' 'cpp/*.h' | xargs clang-format --dry-run --Werror
+shellcheck tests/run.sh .ci/run benchmarks/*.sh
 
 step "C++ tests"
 cmake --preset release
@@ -46,7 +53,7 @@ if has_cross; then
   cmake --build --preset aarch64
   ctest --preset aarch64
 else
-  echo "aarch64: left out; it needs g++-aarch64-linux-gnu and qemu-user, which could not be installed"
+  leave_out "tests for aarch64: g++-aarch64-linux-gnu and qemu-user could not be installed"
 fi
 
 step "CUDA kernels, every architecture"
@@ -54,11 +61,11 @@ if nvcc=$(PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin" command -v nvcc); then
   cmake --preset cuda "-DAGP_EDGE_NVCC=$nvcc"
   cmake --build --preset cuda
 else
-  echo "CUDA kernels: not compiled, nvcc was not found"
+  leave_out "CUDA kernels, and the tests that run them on the CPU: nvcc was not found"
 fi
 
 step "C++ tests of threads under ThreadSanitizer"
-threads="test_fair_semaphore test_pipeline test_submission test_thread_placement test_thread_pool"
+threads="test_fair_semaphore test_fairness test_pipeline test_submission test_thread_placement test_thread_pool"
 cmake --preset tsan
 # shellcheck disable=SC2086  # a list
 cmake --build --preset tsan --target $threads fake_cuda
@@ -67,3 +74,4 @@ ctest --preset tsan --tests-regex "^(${threads// /|})$"
 step "Python tests"
 python -m pytest "$@"
 step "done"
+for each in "${left_out[@]}"; do echo "left out: $each"; done

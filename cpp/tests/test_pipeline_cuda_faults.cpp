@@ -66,12 +66,19 @@ void live_a_life(const std::function<void(Pipeline&)>& after_error) {
   }
 }
 
-// Lives with the n-th call failing, for every n, until none is reached. Returns how many threw.
+// AddressSanitizer's fibers are slow: every call fails without it, every third one with it.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int kStep = 3;
+#else
+constexpr int kStep = 1;
+#endif
+
+// Lives with the n-th call failing, for each n, until none is reached. Returns how many threw.
 int with_each_call_failing(bool sticky, const std::function<void(Pipeline&)>& after_error) {
   check_works();  // starts the driver
   int threw = 0;
   const int failures = check::failures();
-  for (int call = 1; call < 1000; ++call) {
+  for (int call = 1; call < 1000; call += kStep) {
     bool reached = false;
     {
       const fake_cuda::Failing failing("*", call, sticky);
@@ -108,7 +115,7 @@ TEST(any_one_call_fails) {
     // Whatever it was, it is over.
     check_score(pipeline, picture(), picture().frame());
   });
-  CHECK(threw > 60);
+  CHECK(threw > 60 / kStep);
 }
 
 TEST(any_call_breaks_the_context) {
@@ -116,7 +123,7 @@ TEST(any_call_breaks_the_context) {
     CHECK_THROWS(pipeline.score(picture().frame(), kDecision), DeviceError, "open the model again");
     CHECK_THROWS(pipeline.score(picture().frame(), kDecision), DeviceError, "broken");
   });
-  CHECK(threw > 60);
+  CHECK(threw > 60 / kStep);
 }
 
 TEST(next_construction_works_while_the_broken_one_is_there) {

@@ -250,3 +250,74 @@ def test_the_c_example_is_c11_and_scores(prefix: Path, model: Path, folder: Path
         (build / name).write_bytes(pixels)
         codes[name] = score_folder(build / "score_c", model, build / name).returncode
     assert codes == {"flat.pgm": 0, "stripes.pgm": 3}
+
+
+HOST = """
+static class Host {
+  static int Main(string[] arguments) {
+    try {
+      IntPtr detector = AgpEdge.Open(arguments[0]);
+      foreach (string path in arguments) {
+        if (path == arguments[0]) continue;
+        bool isAnomalous = AgpEdge.IsAnomalous(detector, System.IO.File.ReadAllBytes(path), 64, 64, out float score);
+        Console.WriteLine(isAnomalous + " " + score.ToString("R", System.Globalization.CultureInfo.InvariantCulture));
+      }
+      AgpEdge.Close(detector);
+      return 0;
+    } catch (Exception error) {
+      Console.Error.WriteLine(error.Message);
+      return 1;
+    }
+  }
+}
+"""
+
+
+def test_the_snippet_for_c_sharp(
+    prefix: Path, model: Path, images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """docs/c_api.md's, compiled and run by Mono."""
+    if shutil.which("mcs") is None or shutil.which("mono") is None:
+        pytest.skip("the C# snippet was not compiled: install mono-mcs and mono-runtime (Debian)")
+    text = (ROOT / "docs/c_api.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```csharp\n(.*?)```", text, re.DOTALL)
+    assert f"libagp_edge_c.so.{SOVERSION}" in snippet
+    (tmp_path / "host.cs").write_text(snippet + HOST)
+    program = tmp_path / "host.exe"
+    run(
+        "mcs",
+        "-langversion:7.2",
+        "-unsafe",
+        "-warnaserror",
+        f"-out:{program}",
+        tmp_path / "host.cs",
+    )
+    for name in ("flat", "stripes"):
+        (tmp_path / name).write_bytes(images[f"{name}.pgm"].tobytes())
+
+    def host(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["mono", str(program), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={
+                **os.environ,
+                "AGP_EDGE_OPENVINO_LIBS": openvino_libraries(),
+                "LD_LIBRARY_PATH": str(prefix / "lib"),
+            },
+            timeout=60,
+        )
+
+    done = host(model, tmp_path / "flat", tmp_path / "stripes")
+    assert (done.returncode, done.stderr) == (0, "")
+    engine = _core.open_openvino(str(model), library_folder=openvino_libraries())
+    detector = _core.Detector(_core.read_manifest_json(str(model)), str(model), engine)
+    for line, name in zip(done.stdout.splitlines(), ("flat", "stripes"), strict=True):
+        expected = detector.score(images[f"{name}.pgm"])
+        verdict, score = line.split()
+        assert verdict == str(expected.is_anomalous)
+        assert float(score) == pytest.approx(expected.score, rel=1e-5)
+    missing = host(tmp_path / "größe.onnx")
+    assert missing.returncode == 1
+    assert f"'{tmp_path}/größe.onnx'" in missing.stderr  # UTF-8 both ways

@@ -34,6 +34,13 @@ void FairSemaphore::give(int permits) {
   free_ += permits;
 }
 
+int FairSemaphore::waiting() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  int count = 0;
+  for (const Waiter* waiter = first_; waiter != nullptr; waiter = waiter->next) ++count;
+  return count;
+}
+
 void FairSemaphore::close() {
   const std::lock_guard<std::mutex> lock(mutex_);
   closed_ = true;

@@ -25,6 +25,7 @@ class FairSemaphore {
   // No deadline: waits for as long as it takes. One that has passed: takes a permit or leaves.
   Taken take(std::optional<Clock::time_point> deadline = std::nullopt);
   void give(int permits = 1);
+  int waiting() const;  // in take()
   // Everyone who waits, or comes later, is told kClosed.
   void close();
 
@@ -38,7 +39,7 @@ class FairSemaphore {
   void join(Waiter& waiter) noexcept;
   void leave(Waiter& waiter) noexcept;
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   int free_;  // 0 as long as somebody waits
   bool closed_ = false;
   Waiter* first_ = nullptr;

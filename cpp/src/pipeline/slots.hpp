@@ -39,6 +39,7 @@ class Slots {
   // The first one that is free, so that one frame at a time always meets the same warm buffers.
   // Throws ModelError in a thread that has one already: it would wait for itself.
   Hold take();
+  int waiting() const { return free_.waiting(); }  // in take()
 
  private:
   struct Slot {

@@ -234,6 +234,8 @@ void SubmissionQueue::push(const Frame& frame, Answered done,
   state.work.notify_one();
 }
 
+int SubmissionQueue::waiting() const { return state_->room.waiting(); }
+
 bool SubmissionQueue::is_own_thread() const noexcept {
   return State::of_this_thread == state_.get();
 }

@@ -36,6 +36,8 @@ class SubmissionQueue {
   // and the caller is one of the queue's own threads. Throws Error: closed, or another process.
   void push(const Frame& frame, Answered done, std::optional<std::chrono::nanoseconds> timeout);
 
+  int waiting() const;  // in push(), for room
+
   // Whether the caller is inside a `done`.
   bool is_own_thread() const noexcept;
 
