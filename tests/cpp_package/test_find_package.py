@@ -259,8 +259,10 @@ static class Host {
       IntPtr detector = AgpEdge.Open(arguments[0]);
       foreach (string path in arguments) {
         if (path == arguments[0]) continue;
-        bool isAnomalous = AgpEdge.IsAnomalous(detector, System.IO.File.ReadAllBytes(path), 64, 64, out float score);
-        Console.WriteLine(isAnomalous + " " + score.ToString("R", System.Globalization.CultureInfo.InvariantCulture));
+        byte[] pixels = System.IO.File.ReadAllBytes(path);
+        bool isAnomalous = AgpEdge.IsAnomalous(detector, pixels, 64, 64, out float score);
+        var invariant = System.Globalization.CultureInfo.InvariantCulture;
+        Console.WriteLine(isAnomalous + " " + score.ToString("R", invariant));
       }
       AgpEdge.Close(detector);
       return 0;
