@@ -164,24 +164,24 @@ void register_cuda_stages(py::module_& module) {
            py::arg("roi") = py::none(), py::arg("device") = 0, py::arg("half") = false)
       .def("run", &CudaPreprocessor::run, py::arg("frame"), py::arg("format") = py::none());
   py::class_<CudaPostprocessor>(module, "CudaPostprocessor")
-      .def(py::init([](int grid_height, int grid_width, int map_height, int map_width, float sigma,
-                       const std::string& score, float top_share, int power, int device,
-                       bool half) {
-             PostprocessRecipe recipe;
-             recipe.grid_height = grid_height;
-             recipe.grid_width = grid_width;
-             recipe.map_height = map_height;
-             recipe.map_width = map_width;
-             recipe.sigma = sigma;
-             recipe.score = score_rule_from(score);
-             recipe.top_share = top_share;
-             recipe.power = power;
-             return std::make_unique<CudaPostprocessor>(recipe, device, half);
-           }),
-           py::kw_only(), py::arg("grid_height"), py::arg("grid_width"), py::arg("map_height"),
-           py::arg("map_width"), py::arg("sigma"), py::arg("score") = "max",
-           py::arg("top_share") = 0.01F, py::arg("power") = 24, py::arg("device") = 0,
-           py::arg("half") = false)
+      .def(
+          py::init([](int grid_height, int grid_width, int map_height, int map_width, float sigma,
+                      const std::string& score, float top_share, int power, int device, bool half) {
+            PostprocessRecipe recipe;
+            recipe.grid_height = grid_height;
+            recipe.grid_width = grid_width;
+            recipe.map_height = map_height;
+            recipe.map_width = map_width;
+            recipe.sigma = sigma;
+            recipe.score = score_rule_from(score);
+            recipe.top_share = top_share;
+            recipe.power = power;
+            return std::make_unique<CudaPostprocessor>(recipe, device, half);
+          }),
+          py::kw_only(), py::arg("grid_height"), py::arg("grid_width"), py::arg("map_height"),
+          py::arg("map_width"), py::arg("sigma"), py::arg("score") = "max",
+          py::arg("top_share") = 0.01F, py::arg("power") = 24, py::arg("device") = 0,
+          py::arg("half") = false)
       .def("run", &CudaPostprocessor::run, py::arg("grid"), py::kw_only(),
            py::arg("threshold") = py::none(), py::arg("mask_threshold") = py::none(),
            py::arg("min_area") = 0, py::arg("outputs") = static_cast<std::uint8_t>(kAll));

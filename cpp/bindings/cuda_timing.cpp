@@ -24,43 +24,16 @@ namespace {
 namespace py = pybind11;
 using SharedContext = std::shared_ptr<const cuda::Context>;
 
-// Two events that measure, unlike those of a frame's path. Its context is current.
-class StopWatch {
- public:
-  explicit StopWatch(SharedContext context) : context_(std::move(context)) {
-    const cuda::Driver& driver = context_->driver();
-    driver.check(driver.cuEventCreate(&begin_, 0), "creating a CUDA event");
-    const cuda::Result result = driver.cuEventCreate(&end_, 0);
-    if (result != 0) driver.cuEventDestroy_v2(begin_);
-    driver.check(result, "creating a CUDA event");
-  }
-  ~StopWatch() {
-    cuda::release_in(*context_, [this](const cuda::Driver& driver) {
-      driver.cuEventDestroy_v2(begin_);
-      driver.cuEventDestroy_v2(end_);
-    });
-  }
-  StopWatch(const StopWatch&) = delete;
-  StopWatch& operator=(const StopWatch&) = delete;
-
-  // Seconds that the work took on the GPU.
-  template <typename Work>
-  double measure(Stream stream, const Work& work) {
-    const cuda::Driver& driver = context_->driver();
-    driver.check(driver.cuEventRecord(begin_, stream), "measuring on the GPU");
-    work();
-    driver.check(driver.cuEventRecord(end_, stream), "measuring on the GPU");
-    driver.check(driver.cuEventSynchronize(end_), "the work on the GPU");
-    float milliseconds = 0;
-    driver.check(driver.cuEventElapsedTime(&milliseconds, begin_, end_), "measuring on the GPU");
-    return static_cast<double>(milliseconds) * 1e-3;
-  }
-
- private:
-  SharedContext context_;
-  cuda::EventHandle begin_ = nullptr;
-  cuda::EventHandle end_ = nullptr;
-};
+// Seconds that the work took on the GPU. The context is current.
+template <typename Work>
+double measured(cuda::TimedEvent& begin, cuda::TimedEvent& end, cuda::OwnedStream& stream,
+                const Work& work) {
+  begin.mark(stream.get(), false);
+  work();
+  end.mark(stream.get(), false);
+  stream.synchronize();
+  return end.milliseconds_since(begin) * 1e-3;
+}
 
 // Each run is one launch of what `work` puts into the stream, divided by `parts`.
 template <typename Work>
@@ -69,9 +42,10 @@ std::vector<double> graph_seconds(const SharedContext& context, cuda::OwnedStrea
   work();  // what is done once: loading, the driver's own first time
   stream.synchronize();
   cuda::Graph graph(context, stream.get(), work);
-  StopWatch watch(context);
+  cuda::TimedEvent begin(context);
+  cuda::TimedEvent end(context);
   const auto run = [&] {
-    return watch.measure(stream.get(), [&] { graph.launch(stream.get()); }) / parts;
+    return measured(begin, end, stream, [&] { graph.launch(stream.get()); }) / parts;
   };
   for (int i = 0; i < 3; ++i) run();  // clocks
   std::vector<double> seconds;
@@ -182,14 +156,15 @@ EngineTimes engine_times(const std::shared_ptr<Engine>& engine, int runs) {
     times.recorded = graph.has_value();
     const auto launch = [&] { graph ? graph->launch(stream.get()) : call(); };
     cuda::Event done(context);
-    StopWatch watch(context);
+    cuda::TimedEvent begin(context);
+    cuda::TimedEvent end(context);
     for (int i = -10; i < runs; ++i) {
       const auto start = std::chrono::steady_clock::now();
       launch();
       context->driver().check(done.record(stream.get()), "marking the end of the engine's work");
       done.wait();
       const std::chrono::duration<double> host = std::chrono::steady_clock::now() - start;
-      const double device = watch.measure(stream.get(), launch);
+      const double device = measured(begin, end, stream, launch);
       if (i < 0) continue;  // clocks
       times.host.push_back(host.count());
       times.device.push_back(device);

@@ -17,7 +17,14 @@ SOURCES = Path(__file__).parents[2] / "cpp/src"
 CUDA_MACHINE = 190  # EM_CUDA in an ELF header
 KERNELS = {
     "preprocess/preprocess_cuda.cu": {"colour8", "mono8", "mono16", "bayer8", "bayer16", "nv12"},
-    "postprocess/postprocess_cuda.cu": {"smooth", "top_count", "top_sum", "power_sum", "finish"},
+    "postprocess/postprocess_cuda.cu": {
+        "smooth",
+        "smooth_half",
+        "top_count",
+        "top_sum",
+        "power_sum",
+        "finish",
+    },
 }
 
 

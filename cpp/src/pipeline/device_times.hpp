@@ -23,9 +23,7 @@ class DeviceTimes {
                  Event(context)}} {}
 
   // `recording`: the stream is being recorded as a graph, of which the mark becomes a node.
-  void put(Mark mark, Stream stream, bool recording) {
-    events_[mark].mark(stream, recording);
-  }
+  void put(Mark mark, Stream stream, bool recording) { events_[mark].mark(stream, recording); }
 
   // Milliseconds of the GPU, from one mark to a later one; the work is done.
   double between(Mark from, Mark to) const { return events_[to].milliseconds_since(events_[from]); }

@@ -148,7 +148,8 @@ PostprocessCuda::Impl::Impl(std::shared_ptr<const cuda::Context> used, const Pos
       smooth_y(static_cast<unsigned>(blocks_for(r.map_height, tile_rows))),
       sum_blocks(std::min(blocks_for(map_size, kPostThreads * kPixelsPerThread), kMostSumBlocks)),
       module(context, cuda::KernelSet::kPostprocess),
-      smooth_function(module.function(grid_type == DType::kFloat16 ? "agp_edge_smooth_half" : "agp_edge_smooth")),
+      smooth_function(module.function(grid_type == DType::kFloat16 ? "agp_edge_smooth_half"
+                                                                   : "agp_edge_smooth")),
       count_function(module.function("agp_edge_top_count")),
       sum_function(module.function("agp_edge_top_sum")),
       power_function(module.function("agp_edge_power_sum")),
