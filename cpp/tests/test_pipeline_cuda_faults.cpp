@@ -53,7 +53,9 @@ bool is_reset(const Error& error) {
 // pinned memory at last: what a fault may meet.
 void live_a_life(const std::function<void(Pipeline&)>& after_error) {
   BlockMean mean;
-  const auto pipeline = pipeline_of(mean, Memory::kDevice);
+  PipelineOptions options;
+  options.device_times = true;  // more calls, in the same order
+  const auto pipeline = pipeline_of(mean, Memory::kDevice, options);
   Producer producer(picture().bytes());
   try {
     for (int i = 0; i < 2; ++i) check_score(*pipeline, picture(), picture().frame());

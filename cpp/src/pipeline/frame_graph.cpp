@@ -122,14 +122,23 @@ void FrameGraph::mark(DeviceTimes::Mark mark, bool recording) {
   if (times_ != nullptr) times_->put(mark, stream_.get(), recording);
 }
 
-void FrameGraph::read_times(Latency& latency) const {
+void FrameGraph::read_times() {
   if (times_ == nullptr) return;
   const auto first = uploaded_ ? DeviceTimes::kUploaded : DeviceTimes::kBegun;
-  latency.copy_ms = latency.preprocess_ms + times_->between(DeviceTimes::kBegun, first);
-  latency.preprocess_ms = times_->between(first, DeviceTimes::kPreprocessed);
-  latency.execute_ms = times_->between(DeviceTimes::kPreprocessed, DeviceTimes::kExecuted);
-  latency.postprocess_ms += times_->between(DeviceTimes::kExecuted, DeviceTimes::kPostprocessed);
-  latency.copy_back_ms = times_->between(DeviceTimes::kPostprocessed, DeviceTimes::kEnded);
+  on_gpu_.copy_ms = uploaded_ ? times_->between(DeviceTimes::kBegun, first) : 0.0;
+  on_gpu_.preprocess_ms = times_->between(first, DeviceTimes::kPreprocessed);
+  on_gpu_.execute_ms = times_->between(DeviceTimes::kPreprocessed, DeviceTimes::kExecuted);
+  on_gpu_.postprocess_ms = times_->between(DeviceTimes::kExecuted, DeviceTimes::kPostprocessed);
+  on_gpu_.copy_back_ms = times_->between(DeviceTimes::kPostprocessed, DeviceTimes::kEnded);
+}
+
+void FrameGraph::add_times(Latency& latency) const {
+  if (times_ == nullptr) return;
+  latency.copy_ms = latency.preprocess_ms + on_gpu_.copy_ms.value_or(0.0);
+  latency.preprocess_ms = on_gpu_.preprocess_ms;
+  latency.execute_ms = on_gpu_.execute_ms;
+  latency.postprocess_ms += on_gpu_.postprocess_ms;
+  latency.copy_back_ms = on_gpu_.copy_back_ms;
 }
 
 void FrameGraph::run_engine() {

@@ -70,8 +70,9 @@ class FrameGraph {
   // The result of the frame whose work is done.
   void finish(Result& result) { postprocess_.finish(block_.data(), result); }
 
-  // Where times are taken: of the frame whose work is done, into the parts on the GPU.
-  void read_times(Latency& latency) const;
+  // Of the frame whose work is done: reads the events; adds what they say to the host's times.
+  void read_times();
+  void add_times(Latency& latency) const;
 
  private:
   void put_in_order(bool recording);
@@ -86,6 +87,7 @@ class FrameGraph {
   PreprocessRecipe recipe_;
   cuda::OwnedStream& stream_;
   DeviceTimes* times_;
+  Latency on_gpu_;
   PreprocessCuda preprocess_;
   PostprocessCuda postprocess_;
   std::optional<cuda::PinnedBuffer> staging_;   // kStaged

@@ -64,6 +64,7 @@ class CudaPath final : public FramePath {
       hold_for_producer(frame);
       graph->enqueue();
       wait();
+      graph->read_times();
     } catch (const std::exception& error) {
       after_failure(error.what());
       throw;
@@ -73,7 +74,7 @@ class CudaPath final : public FramePath {
     result.latency.preprocess_ms = milliseconds(start, execute);
     result.latency.execute_ms = milliseconds(execute, postprocess);
     result.latency.postprocess_ms = milliseconds(postprocess, Clock::now());
-    graph->read_times(result.latency);
+    graph->add_times(result.latency);
     if (!graph->recorded() && recordable_) record(*graph);
   }
 
