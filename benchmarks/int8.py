@@ -20,6 +20,7 @@ A folder of `agp-edge demo` does as a run: `agp-edge demo -o RUNS/poly --type po
 from __future__ import annotations
 
 import argparse
+import logging
 import statistics
 import sys
 import tempfile
@@ -239,6 +240,7 @@ def main() -> int:
     parser.add_argument("--note", default="", help="about the models; goes into the results")
     parser.add_argument("--output", default="int8", help="name of the result files")
     arguments = parser.parse_args()
+    logging.disable(logging.WARNING)  # the compiler's, a line for each layer
     results: dict[str, Any] = {}
     note = arguments.note
     with tempfile.TemporaryDirectory() as scratch:
