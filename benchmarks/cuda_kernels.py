@@ -19,7 +19,7 @@ from provenance import write_result
 from tqdm import tqdm
 
 SOURCES = Path(__file__).parents[1] / "cpp/src"
-FILES = ("preprocess_cuda.cu", "postprocess_cuda.cu")
+FILES = ("preprocess/preprocess_cuda.cu", "postprocess/postprocess_cuda.cu")
 OLDEST = 75  # compute capability 7.5
 _KERNEL = re.compile(
     r"Compiling entry function '(?:agp_edge_)?(\w+)'.*?"
@@ -33,7 +33,7 @@ def compiled(nvcc: str, file: str, architecture: int, folder: Path) -> dict[str,
     cubin = folder / "kernels.cubin"
     done = subprocess.run(
         [nvcc, "-std=c++17", "-cubin", f"-arch=sm_{architecture}", "-Xptxas", "-v",
-         "-Werror", "all-warnings", str(SOURCES / file), "-o", str(cubin)],
+         "-Werror", "all-warnings", f"-I{SOURCES}", str(SOURCES / file), "-o", str(cubin)],
         check=True,
         capture_output=True,
         text=True,

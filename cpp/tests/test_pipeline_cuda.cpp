@@ -237,6 +237,17 @@ TEST(only_what_is_asked_for_comes_back) {
       CHECK(fake_cuda::calls("cuGraphLaunch") == 1 && fake_cuda::calls("cuLaunchKernel") == 0);
     }
   }
+  // Rules that need the whole map have it on the GPU only.
+  for (const ScoreRule rule : {ScoreRule::kTopMean, ScoreRule::kPowerMean}) {
+    Recipes recipes;
+    recipes.postprocess.score = rule;
+    const auto averaged = pipeline_of(mean, Memory::kDevice, {}, recipes);
+    for (int frame = 0; frame < 3; ++frame) {
+      fake_cuda::forget_calls();
+      averaged->score(picture.frame(), decision_of(4.0F, kScoreOnly));
+      CHECK(fake_cuda::downloaded() == kHeader);
+    }
+  }
   // A least area needs regions to be found for the mask.
   Decision decision = decision_of(4.0F, kMask);
   decision.min_area = 5;

@@ -47,11 +47,13 @@ def open_detector(
                 ctypes.memmove(outputs[0], inputs[0], BYTES)
 
             return _core.CallableEngine("top row", *TENSORS, copy)
+
+        def enqueue(stream: int, inputs: list[int], outputs: list[int]) -> None:
+            cuda.copy(outputs[0], inputs[0], BYTES, stream)
+
+        # It keeps nothing, so that every frame in flight may have a stream of its own.
         return _core.CallableEngine(
-            "top row",
-            *TENSORS,
-            lambda stream, inputs, outputs: cuda.copy(outputs[0], inputs[0], BYTES, stream),
-            memory="device",
+            "top row", *TENSORS, enqueue, memory="device", clone=lambda: enqueue
         )
 
     monkeypatch.setattr("agp_edge.detector.open_engine", open_engine)
