@@ -92,6 +92,7 @@ def test_frames_no_larger_than_the_default_cost_nothing(small, images):
     ("lead", "chosen"),
     [
         ({64: 0.9, 96: 0.8}, 64),  # the probe is worse: nothing else is tried
+        ({64: 0.7, 96: 0.75, 128: 0.75}, 64),  # better, but by too little
         ({64: 0.6, 96: 0.9, 128: 0.9}, 96),  # equals: the cheaper one
         ({64: 0.6, 96: 0.7, 128: 0.95}, 128),
     ],
@@ -144,7 +145,7 @@ def test_an_earlier_layer_has_to_be_better_still(small, large, monkeypatch):
 
 @pytest.mark.usefixtures("small_sides")
 def test_oblong_frames_compete_at_their_own_aspect(small, tmp_path, monkeypatch):
-    judged_by(monkeypatch, lambda config: config.height * config.width / 3e4)
+    judged_by(monkeypatch, lambda config: config.height * config.width / 2e4)
     for index in range(10):
         pixels = np.random.default_rng(index).integers(0, 255, (96, 192), np.uint8)
         cv2.imwrite(str(tmp_path / f"{index}.png"), pixels)
@@ -154,7 +155,7 @@ def test_oblong_frames_compete_at_their_own_aspect(small, tmp_path, monkeypatch)
 
 @pytest.mark.usefixtures("small_sides")
 def test_budget_bounds_the_choice(small, large, monkeypatch):
-    judged_by(monkeypatch, lambda config: config.height * config.width / 3e4)
+    judged_by(monkeypatch, lambda config: config.height * config.width / 2e4)
     monkeypatch.setattr(
         size_module, "measured_ms", lambda _, config: config.height * config.width / 1e3
     )
