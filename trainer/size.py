@@ -46,8 +46,8 @@ _OBLONG = 1.25  # aspect from which an input of the frames' aspect is a candidat
 _SAME_ASPECT = 0.1  # spread of the frames' aspects up to which they count as one
 _FIT, _JUDGED, _DEFECTS = 40, 24, 4  # images fitted, images judged, defects in each of these
 _RESAMPLES = 1000
-# Of the quality. Larger inputs that gained nothing on real defects gained up to 0.08 on synthetic
-# ones; where they decided, on boards with thin structures, it was 0.13 (docs/training.md).
+# Of the quality. Larger inputs that gained little or lost on real defects gained up to 0.08 on
+# synthetic ones; where they decided, on boards with thin structures, it was 0.13 (docs/training.md).
 _LEAST_GAIN = 0.1
 _LEAST_EARLY = 0.03  # what an earlier layer has to gain on top
 _LEVEL = 0.025  # of the one-sided interval of a gain
