@@ -47,7 +47,8 @@ _SAME_ASPECT = 0.1  # spread of the frames' aspects up to which they count as on
 _FIT, _JUDGED, _DEFECTS = 40, 24, 4  # images fitted, images judged, defects in each of these
 _RESAMPLES = 1000
 # Of the quality. Larger inputs that gained little or lost on real defects gained up to 0.08 on
-# synthetic ones; where they decided, on boards with thin structures, it was 0.13 (docs/training.md).
+# synthetic ones; where they decided, on boards with thin structures, it was 0.13:
+# docs/training.md.
 _LEAST_GAIN = 0.1
 _LEAST_EARLY = 0.03  # what an earlier layer has to gain on top
 _LEVEL = 0.025  # of the one-sided interval of a gain
