@@ -134,7 +134,7 @@ def precision(model: Path, quantised: Path | None, seconds: float) -> dict[str, 
         for engine, title in zip(ENGINES, TITLES, strict=True)
     }
     if quantised is not None:
-        for engine, title in list(zip(ENGINES, TITLES, strict=True))[:2]:
+        for engine, title in zip(ENGINES, TITLES, strict=True):
             # what its scores are worth is asked here, whether it would be let in or not
             detectors[f"{title}, INT8"] = agp_edge.Detector(
                 quantised, engine=engine, threads=1, self_test=False
