@@ -96,10 +96,13 @@ TEST(two_detectors_on_one_gpu) {
   Detector greedy(manifest, engine_of(turns, 0, true), options);
   Detector modest(manifest, engine_of(turns, 1, true));
   std::atomic<bool> stop{false};
-  std::thread submits([&] {
-    while (!stop) greedy.submit(grey.frame(), [](Answer&&) {});
-  });
-  std::thread scores([&] {
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 2 * kGreedyInFlight; ++i) {
+    threads.emplace_back([&] {
+      while (!stop) greedy.score(grey.frame());
+    });
+  }
+  threads.emplace_back([&] {
     while (!stop) modest.score(grey.frame());
   });
   int since_modest = 0;
@@ -117,8 +120,7 @@ TEST(two_detectors_on_one_gpu) {
   CHECK(served_modest == kTurns / (kGreedyInFlight + 1));
   stop = true;
   turns.open();
-  submits.join();
-  scores.join();
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST(threads_that_submit_to_one_queue) {
