@@ -165,7 +165,12 @@ def _emit_json(path: Path, result: Result | None, error: str) -> None:
 
 class _CsvRows:
     def __init__(self) -> None:
-        self._writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+        self._writer = csv.DictWriter(
+            sys.stdout,
+            COLUMNS,
+            lineterminator="\n",
+            extrasaction="ignore",  # device times
+        )
         self._writer.writeheader()
 
     def __call__(self, path: Path, result: Result | None, error: str) -> None:
