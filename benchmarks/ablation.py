@@ -45,7 +45,7 @@ DEFECTS = 4  # synthetic ones in each good image that is judged
 WEIGHTS = (0.0, 0.25, 1.0)  # of the fine memory; the default's has a row of its own
 SHARES = (0.005, 0.02, 0.05)  # of the map, for the mean of the largest
 POWERS = (16, 32)  # beside the default
-PARTS = ("decoder", "fine", "score", "position", "noise")
+PARTS = ("decoder", "fine", "score", "position", "discriminators", "noise")
 BATCH = 16
 
 Maps = Callable[[list[Tensor]], Tensor]  # feature maps of the layers -> distance maps
@@ -197,6 +197,14 @@ def rows(name: str, seed: int, parts: Sequence[str], scratch: Path) -> Iterator[
     if "position" in parts:
         other = trained("no position", replace(default, position_scale=False))
         yield judged("position", "not scaled", other.distance_map)
+    if "discriminators" in parts:
+        beside = replace(default, discriminators=6, fine_centred=True, fine_weight=1.0)
+        for noise in ("both", "guided", "alike"):
+            other = trained(f"noise {noise}", beside, replace(base, noise=noise))
+            yield judged("discriminators", f"noise {noise}, fine centred", other.distance_map)
+        centred = replace(beside, discriminators=0)
+        other = trained("centred", centred)
+        yield judged("discriminators", "none, fine centred", other.distance_map)
     if "noise" in parts:
         paper = replace(default, decoder="transformer", fine_memory=0)
         energy = mask_energy(model, reader, base, dataset.train)

@@ -61,6 +61,12 @@ class ModelConfig:
     # What a standard deviation of the fine distance on good images is worth, in those of the
     # coarse one; ours.
     fine_weight: float = 0.5
+    # Whether the fine map's own mean over the image is taken off it: a shot that is a little
+    # strange all over, by its light or its grain, is then not worse for it; ours.
+    fine_centred: bool = False
+    discriminators: int = 0  # networks trained on noise beside the coarse memory; 0: none; ours
+    discriminator_width: int = 64  # channels of each one's hidden layer
+    discriminator_weight: float = 0.3  # in the unit of fine_weight
     sigma: float = 4.0  # map pixels; Gaussian blur of the anomaly map; neighbour: 4
     # Of the map; paper: "max". "power_mean" is near it where a small defect stands out, and a mean
     # of many pixels where a wide area is a little raised; "top_mean": of the largest; ours.
@@ -97,6 +103,14 @@ class TrainConfig:
     image_noise_std: float = 0.5  # of the normalised image's unit; unknown
     image_share: float = 0.5  # share of the image under noise at the last epoch; unknown
     hard_share: float = 1.0  # share of tokens, worst first, that the loss counts; paper: all
+    # The discriminators' noise: "both", half of them attention-guided (more where the prior mask is
+    # large, the paper's idea), half alike everywhere; or "guided", "alike" for all; ours.
+    noise: str = "both"
+    noise_least: float = 0.4  # standard deviations of a whitened token; the first member's
+    noise_most: float = 1.2  # the last one's
+    noise_steps: int = 240
+    noise_batch: int = 1024  # tokens
+    noise_rate: float = 4e-3  # AdamW, at its peak
     cache_gb: float = 8.0  # most disk that cached features may take; 0: no cache
     precision: str = "fp32"  # of the decoder's training: "bf16" or "fp16" (GPU): mixed with fp32
     copies: int = 128  # few-shot: training images made of the good ones
@@ -121,10 +135,12 @@ def check_train_config(config: TrainConfig) -> None:  # noqa: PLR0912  (one chec
     for name in ("hold_out", "false_reject"):
         if not 0.0 < getattr(config, name) < 1.0:
             raise ModelError(f"{name} is {getattr(config, name)}; expected a share between 0 and 1")
-    for name in ("epochs", "batch", "copies", "threshold_copies"):
+    for name in (
+        "epochs", "batch", "copies", "threshold_copies", "noise_steps", "noise_batch"
+    ):  # fmt: skip
         if getattr(config, name) < 1:
             raise ModelError(f"{name} is {getattr(config, name)}; expected at least 1")
-    for name in ("learning_rate", "clip"):
+    for name in ("learning_rate", "clip", "noise_least", "noise_most", "noise_rate"):
         if not getattr(config, name) > 0.0:
             raise ModelError(f"{name} is {getattr(config, name)}; expected more than 0")
     for name in (
@@ -145,6 +161,7 @@ def check_train_config(config: TrainConfig) -> None:  # noqa: PLR0912  (one chec
         ("setup", ("one-class", "multi-class", "few-shot")),
         ("precision", ("fp32", "bf16", "fp16")),
         ("suspects", ("none", "report", "exclude", "weight")),
+        ("noise", ("both", "guided", "alike")),
         ("augment", ("auto", "shift", "flip", "rotate")),
     ):
         if getattr(config, name) not in known:

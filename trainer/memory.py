@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agp_edge.errors import ModelError
+from agp_edge.trainer.evidence import Evidence
 from agp_edge.trainer.fusion import Fusion, Whitening
 from agp_edge.trainer.position import PositionScale
 
@@ -80,7 +81,7 @@ class Memory(nn.Module):
         self.prototypes.copy_(centres[torch.arange(count) % wanted])
 
 
-class FineMemory(nn.Module):
+class FineMemory(Evidence):
     """A second memory, on the finest grid: `e = g (p(d) - o)`, p the position scaling.
 
     It sees the first two layers alone. Thin defects are small on the coarse grid, and few of its
@@ -88,11 +89,14 @@ class FineMemory(nn.Module):
     `calibrate`.
     """
 
-    offset: Tensor
-    gain: Tensor
-
     def __init__(
-        self, channels: Sequence[int], grid: tuple[int, int], count: int, *, position: bool
+        self,
+        channels: Sequence[int],
+        grid: tuple[int, int],
+        count: int,
+        *,
+        position: bool,
+        centred: bool = False,
     ) -> None:
         """Builds the branch.
 
@@ -101,19 +105,18 @@ class FineMemory(nn.Module):
             grid: height and width of the fine grid.
             count: of the prototypes.
             position: whether each position is brought to the same mean and spread.
+            centred: whether the map's own mean over the image is taken off, see `Evidence`.
         """
-        super().__init__()
+        super().__init__(centred=centred)
         self.grid = grid
         self.fusion = Fusion(tuple(channels[:_FINE_LAYERS]), grid, pool=1, fuse="concat")
         self.whitening = Whitening(self.fusion.channels)
         self.memory = Memory(self.fusion.channels, count)
         self.position = PositionScale(grid) if position else None
-        self.register_buffer("offset", torch.zeros(()))
-        self.register_buffer("gain", torch.zeros(()))
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Feature maps of the layers -> evidence (B, 1, *grid)."""
-        return self.gain * (self.placed(self.tokens(features)) - self.offset)
+        return self.weighed(self.placed(self.tokens(features)))
 
     def tokens(self, features: list[Tensor]) -> Tensor:
         """Feature maps of the layers -> fused tokens (B, N, C) before whitening."""
@@ -128,16 +131,3 @@ class FineMemory(nn.Module):
     def raw_distance(self, tokens: Tensor) -> Tensor:
         """Fused tokens (B, N, C) -> distance (B, 1, *grid) before the position scaling."""
         return self.memory.distance(self.whitening(tokens)).reshape(-1, 1, *self.grid)
-
-    @torch.no_grad()
-    def calibrate(self, fine: Tensor, coarse: Tensor, weight: float) -> None:
-        """Makes a standard deviation of the fine distance worth `weight` of one of the coarse.
-
-        Args:
-            fine: (n, 1, *grid) after the position scaling, of good images.
-            coarse: (n, 1, *, *) of the same images.
-            weight: of this branch; 0 silences it.
-        """
-        self.offset.copy_(fine.mean())
-        # identical images have no spread, and their rounding must not be blown up
-        self.gain.copy_(weight * coarse.std() / fine.std().clamp(min=1e-3))

@@ -15,6 +15,7 @@ from agp_edge.errors import ModelError
 from agp_edge.trainer.backbone import Backbone
 from agp_edge.trainer.config import ModelConfig
 from agp_edge.trainer.decoder import MlpDecoder, TransformerDecoder
+from agp_edge.trainer.discriminator import DISCRIMINATOR_LAYERS, Discriminator
 from agp_edge.trainer.fusion import Fusion, Whitening
 from agp_edge.trainer.memory import FineMemory, Memory
 from agp_edge.trainer.position import PositionScale
@@ -25,12 +26,13 @@ _EPSILON = 1e-8
 
 
 class AgpNet(nn.Module):
-    """Frozen backbone, fusion, whitening, reconstruction, position scaling, fine memory."""
+    """Frozen backbone, fusion, whitening, reconstruction, position scaling, further evidence."""
 
     decoder: Memory | TransformerDecoder | MlpDecoder
     whitening: Whitening | None
     position: PositionScale | None
     fine: FineMemory | None
+    discriminator: Discriminator | None
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         """Builds the trained part round a backbone.
@@ -91,6 +93,16 @@ class AgpNet(nn.Module):
         else:
             raise ModelError(f"decoder is '{config.decoder}'; expected memory, transformer or mlp")
         self.position = PositionScale(self.grid) if config.position_scale else None
+        self.discriminator = None
+        if config.discriminators:
+            deep = sum(backbone.channels[-DISCRIMINATOR_LAYERS:])
+            self.discriminator = Discriminator(
+                self.fusion.channels if self.fusion.sum else deep,
+                self.grid,
+                config.discriminators,
+                config.discriminator_width,
+                position=config.position_scale,
+            )
         self.fine = None
         self.output_grid = self.grid  # of the distance map
         finest = min(backbone.strides)
@@ -101,6 +113,7 @@ class AgpNet(nn.Module):
                 self.output_grid,
                 config.fine_memory,
                 position=config.position_scale,
+                centred=config.fine_centred,
             )
 
     def forward(self, image: Tensor) -> Tensor:
@@ -109,7 +122,10 @@ class AgpNet(nn.Module):
 
     def distance_map(self, features: list[Tensor]) -> Tensor:
         """Feature maps of the layers -> distance map (B, 1, *output_grid)."""
-        distance = self.reconstruction_map(features)
+        tokens = self.fusion(features)
+        distance = self.placed(self.whitened(tokens))
+        if self.discriminator is not None:
+            distance = distance + self.discriminator(tokens)
         if self.fine is None:
             return distance
         distance = functional.interpolate(
@@ -120,7 +136,11 @@ class AgpNet(nn.Module):
 
     def reconstruction_map(self, features: list[Tensor]) -> Tensor:
         """Feature maps of the layers -> position-scaled distance map (B, 1, gh, gw)."""
-        distance = self.raw_distance(self.whitened(self.fusion(features)))
+        return self.placed(self.whitened(self.fusion(features)))
+
+    def placed(self, target: Tensor) -> Tensor:
+        """Target tokens (B, N, C) -> position-scaled distance map (B, 1, gh, gw)."""
+        distance = self.raw_distance(target)
         return distance if self.position is None else self.position(distance)
 
     def raw_distance(self, target: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from agp_edge.trainer.data import (
     training_data,
 )
 from agp_edge.trainer.device import open_fabric
+from agp_edge.trainer.discriminator_training import fit_discriminator, scale_discriminator
 from agp_edge.trainer.features import FeaturesPart, default_cache_dir, in_order, open_features
 from agp_edge.trainer.log import best_epoch, draw_loss
 from agp_edge.trainer.loop import Run, remember, run_epochs, what_is_kept
@@ -235,6 +236,8 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
             model.whitening.fit(tokens_only, model_config.shrinkage)
         if isinstance(model.decoder, Memory):
             fit_memory(model, model.decoder, features, fit_order, config.seed)
+        if model.discriminator is not None:
+            fit_discriminator(model.discriminator, features, fit_order, config)
     model.load_trained_state(fabric.broadcast(model.trained_state()))
     history = [] if state is None else state.history
     completed = False
@@ -249,8 +252,15 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
             draw_loss(folder, history)
             changed = set(changed_images(data))
             good = [index for index in fit_order if samples[index].path not in changed]
-            batches = in_order(features, config.batch, np.array(good, np.intp))
-            _finish(folder, batches, on, awaits_fine=completed and model.fine is not None)
+            own = np.array(good, np.intp)
+            random = np.random.default_rng([config.seed, 29])
+            _finish(
+                folder,
+                in_order(features, config.batch, own),
+                in_order(features, config.batch, random.permutation(own)),
+                on,
+                awaits_fine=completed and model.fine is not None,
+            )
     if first and model.fine is not None:
         add_fine_memory(
             folder,
@@ -275,9 +285,22 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
 
 @torch.no_grad()
 def _finish(
-    folder: Path, batches: Iterable[tuple[Tensor, Tensor]], on: torch.device, *, awaits_fine: bool
+    folder: Path,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    again: Iterable[tuple[Tensor, Tensor]],
+    on: torch.device,
+    *,
+    awaits_fine: bool,
 ) -> None:
-    """Fits the best epoch's position scaling; the checkpoint is finished unless more follows."""
+    """Fits the best epoch's scales; the checkpoint is finished unless more follows.
+
+    Args:
+        folder: of the run.
+        batches: fused tokens and prior masks of good images.
+        again: the same in another order, read after the first.
+        on: the device.
+        awaits_fine: whether the fine memory comes after this.
+    """
     model, checkpoint = load_model(folder)
     if checkpoint.finished:
         return
@@ -285,5 +308,12 @@ def _finish(
     if model.position is not None:
         model.position.fit(
             model.raw_distance(model.whitened(tokens.to(on))) for tokens, _ in batches
+        )
+    if model.discriminator is not None:
+        scale_discriminator(
+            model,
+            model.discriminator,
+            (tokens for tokens, _ in again),
+            checkpoint.model.discriminator_weight,
         )
     write_checkpoint(folder, model, replace(checkpoint, finished=not awaits_fine))

@@ -108,6 +108,7 @@ def try_setting(config: ModelConfig, images: Images, new_model: NewModel, seed: 
         distance="l2",
         memory=min(config.memory, _PROTOTYPES),
         fine_memory=min(config.fine_memory, _FINE_PROTOTYPES),
+        discriminators=0,  # they would take most of the time
     )
     model, pretrained = new_model(config)
     # one image at a time in this layout is two to three times as fast on a CPU as a batch
