@@ -160,7 +160,8 @@ def test_training_leaves_them_out(planted, tmp_path, small):
         )
     assert not (tmp_path / "none" / "suspects.json").exists()
     assert weights["none"] == weights["report"]
-    assert weights["report"] != weights["exclude"] != weights["weight"]
+    # a suspect this far off is hardly ever shown by "weight" either: these two may agree
+    assert weights["report"] not in (weights["exclude"], weights["weight"])
     document = json.loads((tmp_path / "exclude" / "suspects.json").read_text())
     assert document["mode"] == "exclude"
     assert document["suspects"]
