@@ -115,7 +115,7 @@ def few_shot(scratch: Path) -> dict[str, Any]:
     model_config, config = setup_defaults("few-shot")
     results: dict[str, Any] = {}
     for shots in SHOTS:
-        found: dict[str, list[float]] = {"AGPNet": [], "PatchCore": [], "PaDiM": []}
+        found: dict[str, list[float | None]] = {"AGPNet": [], "PatchCore": [], "PaDiM": []}
         for draw in range(DRAWS):
             few = drawn(dataset, shots, draw)
             folder = scratch / f"{shots}_{draw}"
@@ -140,7 +140,9 @@ def few_shot(scratch: Path) -> dict[str, Any]:
                 scores[name] = all_scores(through_torch(peer), few.test)
             labels = [sample.is_defective for sample in few.test]
             for name, values in scores.items():
-                found[name].append(image_auroc(labels, values.values))
+                # PaDiM divides by the number of images less one: of a single one it knows nothing
+                known = bool(np.isfinite(values.values).all())
+                found[name].append(image_auroc(labels, values.values) if known else None)
             print(shots, draw, {name: values[-1] for name, values in found.items()}, flush=True)
             shutil.rmtree(folder)
         results[str(shots)] = found
@@ -178,7 +180,12 @@ def few_shot_lines(results: dict[str, Any]) -> list[str]:
         "| --- |" + " --- |" * len(names),
     ]
     for shots, found in results.items():
-        cells = [f"{np.mean(v):.3f} ({min(v):.3f} to {max(v):.3f})" for v in found.values()]
+        cells = [
+            "scores are not finite"
+            if None in v
+            else f"{np.mean(v):.3f} ({min(v):.3f} to {max(v):.3f})"
+            for v in found.values()
+        ]
         lines.append(f"| {shots} | " + " | ".join(cells) + " |")
     return lines
 
