@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agp_edge.dataset import Dataset
 from agp_edge.errors import ModelError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agp_edge.trainer.config import ModelConfig, TrainConfig
+    from agp_edge.trainer.data import TrainingData
     from agp_edge.trainer.setups import SizeBudget
     from agp_edge.trainer.state import State
 
@@ -103,6 +104,8 @@ def train_products(
         write_state(folder, identity, [], model=model, twin=None, optimizer=None)
     else:
         identity.check(state.identity, folder)
+        if state.history:  # written last: all of it is done, and its scales stay as they are
+            return _result(folder, state.history[-1], start, data)
     reader = ImageReader(one.height, one.width, pretrained.mean, pretrained.std)
     errors = []
     for index, product in enumerate(data.products):
@@ -137,6 +140,10 @@ def train_products(
     write_checkpoint(folder, model, replace(checkpoint, finished=True))
     write_state(folder, identity, [entry], model=model, twin=None, optimizer=None)
     write_log(folder, [entry])
+    return _result(folder, entry, start, data)
+
+
+def _result(folder: Path, entry: dict[str, Any], start: float, data: TrainingData) -> TrainResult:
     return TrainResult(
         folder=folder,
         epochs=1,
