@@ -33,6 +33,7 @@ from agp_edge.dataset import GOOD, Sample, open_dataset
 from agp_edge.metrics import image_auroc
 from agp_edge.trainer.config import ModelConfig, postprocess_spec
 from agp_edge.trainer.data import ImageReader
+from agp_edge.trainer.features import FeaturesInMemory
 from agp_edge.trainer.memory import Memory
 from agp_edge.trainer.memory_training import fit_memory
 from agp_edge.trainer.network import new_model
@@ -43,21 +44,6 @@ SHARE = 0.05
 SETS = ("mono", "poly", "generated")
 PROTOTYPES = 256
 ARMS = ("clean", "contaminated", "exclude", "weight")
-
-
-class Held:
-    """Features in memory."""
-
-    def __init__(self, tokens: Tensor) -> None:
-        self.tokens = tokens
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def read(self, indices: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
-        """Tokens and masks of ones, as the trainer's features give them."""
-        tokens = self.tokens[torch.from_numpy(np.asarray(indices, np.int64))].float()
-        return tokens, torch.ones(tokens.shape[:2])
 
 
 def generated(folder: Path) -> None:
@@ -113,7 +99,9 @@ def measured(folder: Path, seeds: int) -> list[dict[str, Any]]:
         labels = np.array([samples[i].is_defective for i in test])
         mixed = np.concatenate([good, planted])
         called_good = [Sample(samples[i].path, GOOD, part=samples[i].part) for i in mixed]
-        suspects = find_suspects(model, config, Held(features[mixed]), called_good, seed=seed)
+        suspects = find_suspects(
+            model, config, FeaturesInMemory(features[mixed]), called_good, seed=seed
+        )
         found = set(mixed[suspects.found].tolist())
         hits = len(found & set(planted.tolist()))
         entry: dict[str, Any] = {
@@ -151,7 +139,7 @@ def scored(
 
     assert isinstance(model.decoder, Memory)
     model.whitening.fit(batches(order), config.shrinkage)
-    fit_memory(model, model.decoder, Held(features), order, seed)
+    fit_memory(model, model.decoder, FeaturesInMemory(features), order, seed)
     model.position.fit(model.raw_distance(model.whitened(tokens)) for tokens in batches(order))
     postprocessor = postprocess_spec(config).native(model.grid, (config.height, config.width))
     scores: list[float] = []

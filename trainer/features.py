@@ -38,6 +38,7 @@ __all__ = [
     "CachedFeatures",
     "ComputedFeatures",
     "Features",
+    "FeaturesInMemory",
     "FeaturesPart",
     "default_cache_dir",
     "in_order",
@@ -178,6 +179,23 @@ class CachedFeatures:
                 left = left[count:]
         both = torch.from_numpy(rows.astype(np.float32))
         return both[:, :, :-1], both[:, :, -1]
+
+
+class FeaturesInMemory:
+    """Features of a few images, at hand already; their masks are ones."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        """Keeps `tokens`, (images, N, C) before whitening, in any precision."""
+        self._tokens = tokens
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self._tokens)
+
+    def read(self, indices: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+        """Tokens before whitening, float32 (B, N, C), and masks of ones, float32 (B, N)."""
+        tokens = self._tokens[torch.from_numpy(np.asarray(indices, np.int64))].float()
+        return tokens, torch.ones(tokens.shape[:2])
 
 
 class FeaturesPart:

@@ -15,6 +15,7 @@ import torch
 from agp_edge.dataset import part_of
 from agp_edge.trainer.config import postprocess_spec
 from agp_edge.trainer.data import ImageReader, read_frame
+from agp_edge.trainer.features import FeaturesInMemory
 from agp_edge.trainer.judge import defects_of
 from agp_edge.trainer.memory import Memory
 from agp_edge.trainer.memory_training import fit_fine_tokens, fit_memory
@@ -78,20 +79,6 @@ class Found:
         )
 
 
-class _Held:
-    """Fused tokens in memory, as the trainer's features give them."""
-
-    def __init__(self, tokens: Tensor) -> None:
-        self._tokens = tokens
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    def read(self, indices: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
-        tokens = self._tokens[torch.from_numpy(np.asarray(indices, np.int64))].float()
-        return tokens, torch.ones(tokens.shape[:2])
-
-
 @torch.inference_mode()
 def try_setting(config: ModelConfig, images: Images, new_model: NewModel, seed: int) -> Found:
     """Teaches and judges one setting.
@@ -146,7 +133,9 @@ def _teach(model: AgpNet, config: ModelConfig, features: Iterable[list[Tensor]],
     if model.whitening is not None:
         model.whitening.fit((tokens.float() for tokens in coarse), config.shrinkage)
     assert isinstance(model.decoder, Memory)  # for the type checker: the config says so
-    fit_memory(model, model.decoder, _Held(torch.cat(coarse)), np.arange(len(coarse)), seed)
+    fit_memory(
+        model, model.decoder, FeaturesInMemory(torch.cat(coarse)), np.arange(len(coarse)), seed
+    )
     distances = [model.raw_distance(model.whitened(tokens.float())) for tokens in coarse]
     if model.position is not None:
         model.position.fit(distances)

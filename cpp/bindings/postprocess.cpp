@@ -7,6 +7,7 @@
 
 #include "frame.hpp"
 #include "module.hpp"
+#include "recipe.hpp"
 #include "result.hpp"
 
 namespace agp_edge::bindings {
@@ -115,16 +116,8 @@ void register_postprocess(py::module_& module) {
   py::class_<SharedPostprocessor>(module, "Postprocessor")
       .def(py::init([](int grid_height, int grid_width, int map_height, int map_width, float sigma,
                        const std::string& score, float top_share, int power) {
-             PostprocessRecipe recipe;
-             recipe.grid_height = grid_height;
-             recipe.grid_width = grid_width;
-             recipe.map_height = map_height;
-             recipe.map_width = map_width;
-             recipe.sigma = sigma;
-             recipe.score = score_rule_from(score);
-             recipe.top_share = top_share;
-             recipe.power = power;
-             return std::make_unique<SharedPostprocessor>(recipe);
+             return std::make_unique<SharedPostprocessor>(postprocess_recipe(
+                 grid_height, grid_width, map_height, map_width, sigma, score, top_share, power));
            }),
            py::kw_only(), py::arg("grid_height"), py::arg("grid_width"), py::arg("map_height"),
            py::arg("map_width"), py::arg("sigma"), py::arg("score") = "max",

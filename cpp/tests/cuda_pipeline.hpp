@@ -14,6 +14,7 @@
 
 #include "agp_edge/callable_engine.hpp"
 #include "agp_edge/pipeline.hpp"
+#include "check.hpp"
 #include "cuda/cuda_driver.hpp"
 #include "cuda_on_cpu/half.hpp"
 #include "fakes/fake_cuda.hpp"
@@ -205,5 +206,27 @@ struct Producer {
   cuda::DeviceBuffer memory;
   cuda::OwnedStream stream;
 };
+
+// What tests score that ask no more of a frame than its score.
+inline const Decision kDecision = decision_of(5.0F);
+
+inline const Picture& picture() {
+  static const Picture made(40, 48, PixelFormat::kBgr8, 1, 4);
+  return made;
+}
+
+// By the CPU's stages.
+inline float expected_score(const Frame& frame) {
+  BlockMean mean;
+  PipelineOptions options;
+  options.threads = 1;
+  return pipeline_of(mean, Memory::kHost, options)->score(frame, kDecision).score;
+}
+
+inline void check_score(Pipeline& pipeline, const Picture& of, const Frame& frame) {
+  static const float usual = expected_score(picture().frame());
+  const float expected = &of == &picture() ? usual : expected_score(of.frame());
+  CHECK_NEAR(pipeline.score(frame, kDecision).score, expected, 1e-3);
+}
 
 }  // namespace cuda_pipeline

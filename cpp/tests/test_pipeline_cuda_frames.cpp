@@ -15,26 +15,6 @@ namespace {
 
 using namespace cuda_pipeline;
 
-const Decision kDecision = decision_of(5.0F);
-
-const Picture& picture() {
-  static const Picture made(40, 48, PixelFormat::kBgr8, 1, 4);
-  return made;
-}
-
-float expected_score(const Frame& frame) {
-  BlockMean mean;
-  PipelineOptions options;
-  options.threads = 1;
-  return pipeline_of(mean, Memory::kHost, options)->score(frame, kDecision).score;
-}
-
-void check_score(Pipeline& pipeline, const Picture& of, const Frame& frame) {
-  static const float usual = expected_score(picture().frame());
-  const float expected = &of == &picture() ? usual : expected_score(of.frame());
-  CHECK_NEAR(pipeline.score(frame, kDecision).score, expected, 1e-3);
-}
-
 TEST(producers_stream_is_waited_for) {
   BlockMean mean;
   const auto pipeline = pipeline_of(mean, Memory::kDevice);
