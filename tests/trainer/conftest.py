@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from agp_edge.calibration.fp16.convert import fp16_from_onnx
 from agp_edge.dataset import open_dataset
+from agp_edge.manifest import read_manifest
+from agp_edge.plan.build import plan_from_onnx
 from agp_edge.trainer.backbone import Backbone, backbone_options
 from agp_edge.trainer.config import ModelConfig, TrainConfig
 from agp_edge.trainer.model import AgpNet
@@ -89,11 +92,22 @@ def new_model(config):
     return AgpNet(config, Backbone(full.model, config.backbone, config.layers)).eval()
 
 
+def compile_plans(path):
+    """TensorRT for RTX compiles the file for real, in FP32 and in FP16; no GPU is needed."""
+    half = fp16_from_onnx(path, path.with_name("half.onnx")).path
+    for source, precision in ((path, "fp32"), (half, "fp16")):
+        plan = path.with_name(f"{precision}.plan")
+        report = plan_from_onnx(source, plan, backend="rtx", targets=(86,))
+        assert report.precision == precision
+        assert read_manifest(plan)["hashes"] == read_manifest(path)["hashes"]
+
+
 @pytest.fixture(scope="session")
 def small():
     """The functions of this file; test modules cannot import it."""
     return SimpleNamespace(
         SIZE=SIZE,
+        compile_plans=compile_plans,
         model_config=model_config,
         new_model=new_model,
         run=run,

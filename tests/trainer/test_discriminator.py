@@ -97,6 +97,7 @@ def test_a_run_trains_weighs_and_exports_them(small, images, tmp_path, decoder):
         assert float(evidence.abs().max()) > 0
     # which compares the file with torch, score by score
     onnx_from_checkpoint(tmp_path / "run", tmp_path / "model.onnx", progress=False)
+    small.compile_plans(tmp_path / "model.onnx")
 
 
 def test_networks_of_before_have_none():

@@ -9,6 +9,7 @@ from agp_edge.dataset import open_products
 from agp_edge.errors import ModelError
 from agp_edge.trainer.checkpoint import load_model, read_checkpoint
 from agp_edge.trainer.data import ImageReader
+from agp_edge.trainer.export import onnx_from_checkpoint
 from agp_edge.trainer.graph import graph_from_model
 from agp_edge.trainer.network import new_model
 from agp_edge.trainer.products import ProductsNet
@@ -74,6 +75,12 @@ def test_the_graph_says_the_same(trained):
         expected = model(image).numpy()
     found = session.run(None, {"image": image.numpy()})[0]
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_exported_graph_becomes_a_plan(trained, small, tmp_path):
+    _, run, _ = trained
+    onnx_from_checkpoint(run.folder, tmp_path / "model.onnx", progress=False)
+    small.compile_plans(tmp_path / "model.onnx")
 
 
 def test_a_run_goes_on_and_keeps_what_is_done(trained):
