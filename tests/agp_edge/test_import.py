@@ -1,5 +1,4 @@
 import json
-import statistics
 import subprocess
 import sys
 
@@ -25,13 +24,14 @@ print(json.dumps([sorted({name.partition('.')[0] for name in sys.modules}),
                   open('/proc/self/maps').read()]))
 """
 
-TIMING = """
-import numpy  # the runtime's one dependency: its own cost is not ours
+COST = """
 import time
-# CPU time: other processes of the machine do not count.
-start = time.process_time()
+# This thread's CPU time: neither other processes count, nor the threads that numpy's BLAS starts.
+start = time.thread_time()
+import numpy  # the runtime's one dependency, and the yardstick: a slow machine slows both
+middle = time.thread_time()
 import agp_edge
-print(time.process_time() - start)
+print((time.thread_time() - middle) / (middle - start))
 """
 
 
@@ -47,11 +47,8 @@ def test_import_loads_no_inference_library():
     assert not [fragment for fragment in HEAVY_LIBRARIES if fragment in maps]
 
 
-def test_import_is_quick():
-    whole = TIMING.replace("import numpy", "# import numpy")
-    assert statistics.median(float(python(whole)) for _ in range(5)) < 0.2
-    # ours alone; the least of five: a busy machine can double CPU time, and never lowers it
-    assert min(float(python(TIMING)) for _ in range(5)) < 0.05
+def test_import_costs_less_than_numpy_s():
+    assert min(float(python(COST)) for _ in range(5)) < 0.8
 
 
 def test_the_visible_names_are_exactly_the_public_ones():
