@@ -22,7 +22,7 @@ from agp_edge.detector_options import (
 from agp_edge.engines import open_engine
 from agp_edge.errors import Error, FrameError
 from agp_edge.manifest import read_manifest_text
-from agp_edge.result import Latency, Region, Result
+from agp_edge.result import Result, result_of
 from agp_edge.self_test import check_self_test, self_test_frame
 
 if TYPE_CHECKING:
@@ -295,38 +295,7 @@ class Detector:
 
     def _result(self, native: _core.NativeResult, detector: _core.Detector) -> Result:
         scale = None if self._site is None else self._site.mm_per_pixel
-        regions = tuple(
-            Region(
-                box=region.box,
-                area=region.area,
-                frame_area=region.frame_area,
-                peak=region.peak,
-                peak_position=region.peak_position,
-                area_mm2=None if scale is None else region.frame_area * scale * scale,
-            )
-            for region in native.regions
-        )
-        latency = native.latency
-        return Result(
-            score=native.score,
-            is_anomalous=native.is_anomalous,
-            threshold=native.threshold,
-            mask_threshold=detector.mask_threshold,
-            p_value=native.p_value,
-            anomaly_map=native.anomaly_map,
-            mask=native.mask,
-            regions=regions,
-            roi=native.view,
-            latency=Latency(
-                wait_ms=latency.wait_ms,
-                copy_ms=latency.copy_ms,
-                copy_back_ms=latency.copy_back_ms,
-                preprocess_ms=latency.preprocess_ms,
-                execute_ms=latency.execute_ms,
-                postprocess_ms=latency.postprocess_ms,
-                total_ms=latency.total_ms,
-            ),
-        )
+        return result_of(native, detector.mask_threshold, scale)
 
     def frame_buffer(
         self, height: int, width: int, format: str = "bgr8"

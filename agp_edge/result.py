@@ -14,7 +14,9 @@ from agp_edge.errors import Error, FrameError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Latency", "Region", "Result"]
+    from agp_edge import _core
+
+__all__ = ["Latency", "Region", "Result", "result_of"]
 
 CONTOUR_BGR = (255, 255, 255)
 
@@ -186,6 +188,49 @@ class Result:
             cv2.drawContours(canvas, contours, -1, CONTOUR_BGR, thickness)
             view[:] = canvas
         return image
+
+
+def result_of(
+    native: _core.NativeResult, mask_threshold: float, mm_per_pixel: float | None
+) -> Result:
+    """What C++ found, as users get it; the map and the mask are not copied.
+
+    Args:
+        native: of one frame.
+        mask_threshold: of its detector.
+        mm_per_pixel: millimetres of a frame pixel, of the site file; None: not known.
+    """
+    latency = native.latency  # once: each access makes an object
+    return Result(
+        score=native.score,
+        is_anomalous=native.is_anomalous,
+        threshold=native.threshold,
+        mask_threshold=mask_threshold,
+        p_value=native.p_value,
+        anomaly_map=native.anomaly_map,
+        mask=native.mask,
+        regions=tuple(
+            Region(
+                box=region.box,
+                area=region.area,
+                frame_area=region.frame_area,
+                peak=region.peak,
+                peak_position=region.peak_position,
+                area_mm2=None if mm_per_pixel is None else region.frame_area * mm_per_pixel**2,
+            )
+            for region in native.regions
+        ),
+        roi=native.view,
+        latency=Latency(
+            wait_ms=latency.wait_ms,
+            copy_ms=latency.copy_ms,
+            copy_back_ms=latency.copy_back_ms,
+            preprocess_ms=latency.preprocess_ms,
+            execute_ms=latency.execute_ms,
+            postprocess_ms=latency.postprocess_ms,
+            total_ms=latency.total_ms,
+        ),
+    )
 
 
 def _heat(anomaly_map: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
