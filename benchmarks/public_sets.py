@@ -66,7 +66,7 @@ def configs(arguments: argparse.Namespace) -> tuple[ModelConfig, TrainConfig]:
         model = ModelConfig(
             whiten=False,
             position_scale=False,
-            fine_memory=0,
+            fine_regions=0,
             decoder="transformer",
             score="max",
             decoder_width=384,  # not documented; that of the paper's backbone, as are the heads

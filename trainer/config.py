@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+FITTED = ("regions", "memory")  # decoders that are fitted in one pass, without gradients
+DECODERS = (*FITTED, "transformer", "mlp")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """What the network is; together with the weights it rebuilds the model."""
@@ -45,11 +49,13 @@ class ModelConfig:
     whiten: bool = True  # fixed linear map that gives the target unit covariance; ours
     components: int = 0  # of the whitened target, largest variances first; 0: all
     shrinkage: float = 0.03  # added to the variances, in units of their mean; keeps noise small
-    # "memory": the nearest of `memory` prototypes, ours; "transformer" (paper); "mlp": each token
-    # by itself. The last two are trained under perturbation.
-    decoder: str = "memory"
-    memory: int = 1024  # prototypes of the coarse memory
-    products: int = 1  # that one network knows, each by a memory of its own
+    # "regions": the mean of the good tokens of a region, by their covariance, ours; "memory": the
+    # nearest of `memory` prototypes, ours; "transformer" (paper); "mlp": each token by itself. The
+    # last two are trained under perturbation.
+    decoder: str = "regions"
+    regions: int = 4  # along a side of the image
+    memory: int = 1024  # prototypes
+    products: int = 1  # that one network knows, each by a branch of its own
     decoder_width: int = 64  # channels inside; unknown in the paper; narrow, so that it cannot copy
     decoder_depth: int = 4  # blocks; paper: 4
     decoder_heads: int = 4  # unknown in the paper
@@ -57,14 +63,17 @@ class ModelConfig:
     dropout: float = 0.0  # share of bottleneck channels dropped in training
     position_scale: bool = True  # each grid position brought to the same mean and spread; ours
     distance: str = "l2"  # per token: "l2" (paper), divided by sqrt(channels), or "cosine"
-    fine_memory: int = 512  # prototypes of the memory on the finest grid; 0: there is none; ours
+    # Along a side, on the finest grid, of the first layers alone: the fine map; 0: a memory stands
+    # in their place; ours.
+    fine_regions: int = 16
+    fine_memory: int = 0  # prototypes of that memory; both 0: there is no fine map
     # What a standard deviation of the fine distance on good images is worth, in those of the
     # coarse one; ours.
-    fine_weight: float = 0.5
+    fine_weight: float = 1.4
     # Whether the fine map's own mean over the image is taken off it: a shot that is a little
     # strange all over, by its light or its grain, is then not worse for it; ours.
-    fine_centred: bool = False
-    discriminators: int = 0  # networks trained on noise beside the coarse memory; 0: none; ours
+    fine_centred: bool = True
+    discriminators: int = 0  # networks trained on noise beside the coarse distance; 0: none; ours
     discriminator_width: int = 64  # channels of each one's hidden layer
     discriminator_weight: float = 0.3  # in the unit of fine_weight
     sigma: float = 4.0  # map pixels; Gaussian blur of the anomaly map; neighbour: 4
@@ -80,8 +89,8 @@ class TrainConfig:
     """How the network is trained; nothing of it is needed at inference."""
 
     setup: str = "one-class"  # "multi-class": several products; "few-shot": copies of few images
-    # Not used by the decoder "memory". Paper: 500 on MVTec-AD; here the held-out error rises after
-    # four to nine.
+    # Not used by decoders that are fitted. Paper: 500 on MVTec-AD; here the held-out error rises
+    # after four to nine.
     epochs: int = 10
     batch: int = 16  # images
     learning_rate: float = 1e-3  # AdamW, at its peak; neighbour: 1e-4 with a far larger decoder

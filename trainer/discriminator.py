@@ -20,7 +20,6 @@ from torch.nn import functional
 from agp_edge.errors import ModelError
 from agp_edge.trainer.evidence import Evidence
 from agp_edge.trainer.fusion import Whitening
-from agp_edge.trainer.position import PositionScale
 
 if TYPE_CHECKING:
     from agp_edge.trainer.config import TrainConfig
@@ -36,10 +35,7 @@ _LEAST_GUIDED = 1.0 / 6.0
 
 
 class Discriminator(Evidence):
-    """`e = g (p(z) - o)`: z the mean of the members' standardised logits, p the position scaling.
-
-    `e` is in the unit of the coarse distance, to be added to it; zero until `calibrate`.
-    """
+    """Several small perceptrons as one; its `raw` is the mean of their standardised logits."""
 
     def __init__(
         self, channels: int, grid: tuple[int, int], members: int, width: int, *, position: bool
@@ -56,27 +52,16 @@ class Discriminator(Evidence):
         Raises:
             ModelError: there is no member, or it has no width.
         """
-        super().__init__()
+        super().__init__(grid, position=position)
         if min(members, width) < 1:
             raise ModelError(
                 f"{members} discriminators of width {width} were asked for; expected at least 1"
             )
         self.channels = channels
-        self.grid = grid
         self.members = members
         self.width = width
         self.hidden = nn.Linear(channels, members * width)  # the whitening is folded into it
         self.output = nn.Linear(members * width, 1)
-        self.position = PositionScale(grid) if position else None
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Fused tokens (B, N, C), before whitening -> evidence (B, 1, *grid)."""
-        return self.weighed(self.placed(tokens))
-
-    def placed(self, tokens: Tensor) -> Tensor:
-        """Fused tokens (B, N, C) -> position-scaled mean of the members, (B, 1, *grid)."""
-        found = self.raw(tokens)
-        return found if self.position is None else self.position(found)
 
     def raw(self, tokens: Tensor) -> Tensor:
         """Fused tokens (B, N, C) -> mean of the standardised logits, (B, 1, *grid)."""

@@ -77,13 +77,11 @@ def scale_discriminator(
     raw: list[Tensor] = []
     coarse: list[Tensor] = []
     count = 0
-    for tokens in batches:
-        raw.append(discriminator.raw(tokens.to(device)))
-        coarse.append(model.placed(model.whitened(tokens.to(device))))
+    for batch in batches:
+        tokens = batch.to(device)
+        raw.append(discriminator.raw(tokens).cpu())
+        coarse.append(model.placed(model.whitened(tokens)).cpu())
         count += len(tokens)
         if count >= _IMAGES:
             break
-    if discriminator.position is not None:
-        discriminator.position.fit(raw)
-        raw = [discriminator.position(found) for found in raw]
     discriminator.calibrate(torch.cat(raw), torch.cat(coarse), weight)

@@ -38,7 +38,7 @@ from agp_edge.manifest import (
 from agp_edge.self_test import self_test_frame
 from agp_edge.trainer.augment import changed_copies
 from agp_edge.trainer.checkpoint import Checkpoint, load_model
-from agp_edge.trainer.config import postprocess_spec
+from agp_edge.trainer.config import FITTED, postprocess_spec
 from agp_edge.trainer.data import read_frame
 from agp_edge.trainer.graph import INPUT_NAME, OPSET, OUTPUT_NAME, graph_from_model
 
@@ -177,7 +177,7 @@ def checkpoint_manifest(info: Checkpoint, model: AgpNet) -> Manifest:
         versions={**info.versions, "onnx": metadata.version("onnx")},
         training={
             "epoch": info.epoch,
-            "epochs": 1 if config.decoder == "memory" else info.train.epochs,
+            "epochs": 1 if config.decoder in FITTED else info.train.epochs,
             "input_size": info.size_reason,
         },
         hashes={"data": info.data_digest, "weights": info.weights_digest},

@@ -13,12 +13,14 @@ from torch.nn import functional
 
 from agp_edge.errors import ModelError
 from agp_edge.trainer.backbone import Backbone
-from agp_edge.trainer.config import ModelConfig
+from agp_edge.trainer.config import DECODERS, FITTED, ModelConfig
 from agp_edge.trainer.decoder import MlpDecoder, TransformerDecoder
 from agp_edge.trainer.discriminator import DISCRIMINATOR_LAYERS, Discriminator
+from agp_edge.trainer.fine import Fine
 from agp_edge.trainer.fusion import Fusion, Whitening
-from agp_edge.trainer.memory import FineMemory, Memory
+from agp_edge.trainer.memory import Memory
 from agp_edge.trainer.position import PositionScale
+from agp_edge.trainer.regions import Gaussians
 
 __all__ = ["AgpNet"]
 
@@ -28,10 +30,10 @@ _EPSILON = 1e-8
 class AgpNet(nn.Module):
     """Frozen backbone, fusion, whitening, reconstruction, position scaling, further evidence."""
 
-    decoder: Memory | TransformerDecoder | MlpDecoder
+    decoder: Gaussians | Memory | TransformerDecoder | MlpDecoder
     whitening: Whitening | None
     position: PositionScale | None
-    fine: FineMemory | None
+    fine: Fine | None
     discriminator: Discriminator | None
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
@@ -66,12 +68,14 @@ class AgpNet(nn.Module):
         if self.whitening is not None:
             channels = self.whitening.channels
         self.channels = channels  # of the target
-        if config.decoder == "memory":
-            if config.distance != "l2":
-                raise ModelError(
-                    f"distance is '{config.distance}', and the decoder is 'memory', whose "
-                    "prototypes are nearest by l2; give another decoder or l2"
-                )
+        if config.decoder in FITTED and config.distance != "l2":
+            raise ModelError(
+                f"distance is '{config.distance}', and the decoder is '{config.decoder}', which "
+                "has a distance of its own, l2; give another decoder or l2"
+            )
+        if config.decoder == "regions":
+            self.decoder = Gaussians(channels, self.grid, config.regions)
+        elif config.decoder == "memory":
             self.decoder = Memory(channels, config.memory)
         elif config.decoder == "transformer":
             self.decoder = TransformerDecoder(
@@ -91,7 +95,7 @@ class AgpNet(nn.Module):
                 dropout=config.dropout,
             )
         else:
-            raise ModelError(f"decoder is '{config.decoder}'; expected memory, transformer or mlp")
+            raise ModelError(f"decoder is '{config.decoder}'; expected one of {DECODERS}")
         self.position = PositionScale(self.grid) if config.position_scale else None
         self.discriminator = None
         if config.discriminators:
@@ -106,12 +110,13 @@ class AgpNet(nn.Module):
         self.fine = None
         self.output_grid = self.grid  # of the distance map
         finest = min(backbone.strides)
-        if config.fine_memory and finest < stride:
+        if (config.fine_regions or config.fine_memory) and finest < stride:
             self.output_grid = (config.height // finest, config.width // finest)
-            self.fine = FineMemory(
+            self.fine = Fine(
                 backbone.channels,
                 self.output_grid,
-                config.fine_memory,
+                regions=config.fine_regions,
+                prototypes=config.fine_memory,
                 position=config.position_scale,
                 centred=config.fine_centred,
             )
@@ -131,7 +136,7 @@ class AgpNet(nn.Module):
         distance = functional.interpolate(
             distance, self.output_grid, mode="bilinear", align_corners=False
         )
-        evidence: Tensor = self.fine(features)
+        evidence: Tensor = self.fine(self.fine.tokens(features))
         return distance + evidence
 
     def reconstruction_map(self, features: list[Tensor]) -> Tensor:
@@ -145,7 +150,7 @@ class AgpNet(nn.Module):
 
     def raw_distance(self, target: Tensor) -> Tensor:
         """Target tokens (B, N, C) -> distance map (B, 1, gh, gw) before the position scaling."""
-        if isinstance(self.decoder, Memory):
+        if isinstance(self.decoder, Gaussians | Memory):
             distance = self.decoder.distance(target)
         else:
             distance = self.distance(target, self.decoder(target))

@@ -53,7 +53,7 @@ def train_products(
     progress: bool,
     say: Callable[[str], None],
 ) -> TrainResult:
-    """Trains a memory per product and joins them.
+    """Trains a branch per product and joins them.
 
     Args:
         dataset: of several products.
@@ -75,7 +75,7 @@ def train_products(
     start = time.perf_counter()
     if processes != 1 or "TORCHELASTIC_RUN_ID" in os.environ:
         raise ModelError(
-            "several processes were asked for, and the decoder 'memory' of several products is "
+            "several processes were asked for, and the decoder of several products is "
             "fitted by one: leave --processes and torchrun out"
         )
     data = training_data(dataset, config, progress=progress)

@@ -1,7 +1,7 @@
-"""One network for several products, none named at inference: each has its own memory.
+"""One network for several products, none named at inference: each has its own branch.
 
 The backbone is shared. Every product's branch sees the image, and the one that it is nearest to
-answers: tiles are far from each memory of solar cells, also where the tile is defective. A memory
+answers: tiles are far from each branch of solar cells, also where the tile is defective. One branch
 of all products in one geometry loses what makes that geometry worth it.
 """
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from agp_edge.errors import ModelError
+from agp_edge.trainer.config import FITTED
 from agp_edge.trainer.model import AgpNet
 
 if TYPE_CHECKING:
@@ -94,13 +95,13 @@ def network(config: ModelConfig, backbone: Backbone) -> AgpNet | ProductsNet:
     """The network of a config, for one product or several.
 
     Raises:
-        ModelError: as `AgpNet`, or several products have a decoder other than the memory.
+        ModelError: as `AgpNet`, or several products have a decoder that is trained.
     """
     if config.products == 1:
         return AgpNet(config, backbone)
-    if config.products < 1 or config.decoder != "memory":
+    if config.products < 1 or config.decoder not in FITTED:
         raise ModelError(
             f"products is {config.products} with the decoder '{config.decoder}'; expected 1, or "
-            "more with the decoder memory"
+            f"more with one of the decoders {FITTED}"
         )
     return ProductsNet(config, backbone)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from agp_edge.dataset import open_dataset, open_products, part_of
 from agp_edge.errors import DataError
 from agp_edge.files import write_aside
-from agp_edge.trainer.config import ModelConfig, TrainConfig
+from agp_edge.trainer.config import FITTED, ModelConfig, TrainConfig
 from agp_edge.trainer.network import new_model
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ SIZE_NAME = "size.json"
 SETUPS = ("one-class", "multi-class", "few-shot")
 
 
-def setup_defaults(setup: str, decoder: str = "memory") -> tuple[ModelConfig, TrainConfig]:
-    """The configs that a setup starts from with that decoder."""
+def setup_defaults(setup: str, decoder: str | None = None) -> tuple[ModelConfig, TrainConfig]:
+    """The configs that a setup starts from with that decoder; None: the default one."""
+    decoder = decoder or ModelConfig.decoder
     if setup == "few-shot":
         # From copies of a few images neither the spread at a position nor a full covariance can be
         # learned. Solar cells, the Gaussian that the decoder starts from, 1 / 2 / 4 images: image
@@ -46,9 +47,9 @@ def setup_defaults(setup: str, decoder: str = "memory") -> tuple[ModelConfig, Tr
             TrainConfig(setup=setup),
         )
     if setup == "multi-class":
-        # One decoder for all: a position means something else in each product. The memory has a
-        # branch per product (products.py).
-        position = decoder == "memory"
+        # One decoder for all: a position means something else in each product. What is fitted has
+        # a branch per product (products.py).
+        position = decoder in FITTED
         return ModelConfig(decoder=decoder, position_scale=position), TrainConfig(setup=setup)
     return ModelConfig(decoder=decoder), TrainConfig(setup=setup)
 

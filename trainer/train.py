@@ -13,7 +13,7 @@ import torch
 from agp_edge.errors import ModelError
 from agp_edge.files import remove_leftovers
 from agp_edge.trainer.checkpoint import load_model, write_checkpoint
-from agp_edge.trainer.config import ModelConfig, TrainConfig, check_train_config
+from agp_edge.trainer.config import FITTED, ModelConfig, TrainConfig, check_train_config
 from agp_edge.trainer.data import (
     ImageReader,
     added_images,
@@ -23,13 +23,13 @@ from agp_edge.trainer.data import (
     image_key,
     training_data,
 )
+from agp_edge.trainer.decoder_fitting import fit_decoder
 from agp_edge.trainer.device import open_fabric
 from agp_edge.trainer.discriminator_training import fit_discriminator, scale_discriminator
 from agp_edge.trainer.features import FeaturesPart, default_cache_dir, in_order, open_features
+from agp_edge.trainer.fine_training import add_fine
 from agp_edge.trainer.log import best_epoch, draw_loss
 from agp_edge.trainer.loop import Run, remember, run_epochs, what_is_kept
-from agp_edge.trainer.memory import Memory
-from agp_edge.trainer.memory_training import add_fine_memory, fit_memory
 from agp_edge.trainer.network import new_model, tensor_digest
 from agp_edge.trainer.setups import decided_augment, decided_size
 from agp_edge.trainer.state import Identity, read_state, restore
@@ -119,7 +119,7 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
         raise ModelError(
             f"run folder '{folder}' holds a run already; go on with --resume, or give another one"
         )
-    if config.setup == "multi-class" and model_config.decoder == "memory":
+    if config.setup == "multi-class" and model_config.decoder in FITTED:
         from agp_edge.trainer.multi_class import train_products  # noqa: PLC0415  (trains by this)
 
         return train_products(
@@ -234,15 +234,14 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
         if model.whitening is not None:
             tokens_only = (tokens for tokens, _ in in_order(features, config.batch, fit_order))
             model.whitening.fit(tokens_only, model_config.shrinkage)
-        if isinstance(model.decoder, Memory):
-            fit_memory(model, model.decoder, features, fit_order, config.seed)
+        fit_decoder(model, features, fit_order, config.seed)
         if model.discriminator is not None:
             fit_discriminator(model.discriminator, features, fit_order, config)
     model.load_trained_state(fabric.broadcast(model.trained_state()))
     history = [] if state is None else state.history
     completed = False
     try:
-        if isinstance(model.decoder, Memory):
+        if model_config.decoder in FITTED:
             remember(run, history)
         else:
             run_epochs(run, history, state)
@@ -262,7 +261,7 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
                 awaits_fine=completed and model.fine is not None,
             )
     if first and model.fine is not None:
-        add_fine_memory(
+        add_fine(
             folder,
             [samples[index] for index in fit_order],
             reader=reader,

@@ -1,4 +1,4 @@
-"""A trial of a setting: a small memory of few good images -> how well it tells synthetic defects.
+"""A trial of a setting: a small network of few good images -> how well it tells synthetic defects.
 
 The network is the one that would be deployed, with fewer prototypes, taught by some good images and
 judged on others. It takes seconds where a training takes minutes. No real defect is seen.
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from agp_edge.dataset import part_of
-from agp_edge.trainer.config import postprocess_spec
+from agp_edge.trainer.config import FITTED, ModelConfig, postprocess_spec
 from agp_edge.trainer.data import ImageReader, read_frame
+from agp_edge.trainer.decoder_fitting import fit_decoder
 from agp_edge.trainer.features import FeaturesInMemory
+from agp_edge.trainer.fine_training import fit_fine_tokens
 from agp_edge.trainer.judge import defects_of
-from agp_edge.trainer.memory import Memory
-from agp_edge.trainer.memory_training import fit_fine_tokens, fit_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from agp_edge.dataset import Sample
-    from agp_edge.trainer.config import ModelConfig
     from agp_edge.trainer.model import AgpNet
     from agp_edge.trainer.weights import Pretrained
 
@@ -84,14 +83,14 @@ def try_setting(config: ModelConfig, images: Images, new_model: NewModel, seed: 
     """Teaches and judges one setting.
 
     Args:
-        config: of the network; a decoder that would be trained is stood for by a memory.
+        config: of the network; a decoder that would be trained is stood for by the default.
         images: what is learned and judged.
         new_model: builds a network of a config, with pretrained weights.
         seed: of the prototypes.
     """
     config = replace(
         config,
-        decoder="memory",
+        decoder=config.decoder if config.decoder in FITTED else ModelConfig.decoder,
         distance="l2",
         memory=min(config.memory, _PROTOTYPES),
         fine_memory=min(config.fine_memory, _FINE_PROTOTYPES),
@@ -132,10 +131,7 @@ def _teach(model: AgpNet, config: ModelConfig, features: Iterable[list[Tensor]],
             fine.append(model.fine.tokens(layers).half())
     if model.whitening is not None:
         model.whitening.fit((tokens.float() for tokens in coarse), config.shrinkage)
-    assert isinstance(model.decoder, Memory)  # for the type checker: the config says so
-    fit_memory(
-        model, model.decoder, FeaturesInMemory(torch.cat(coarse)), np.arange(len(coarse)), seed
-    )
+    fit_decoder(model, FeaturesInMemory(torch.cat(coarse)), np.arange(len(coarse)), seed)
     distances = [model.raw_distance(model.whitened(tokens.float())) for tokens in coarse]
     if model.position is not None:
         model.position.fit(distances)

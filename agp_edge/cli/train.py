@@ -73,9 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--decoder",
-        choices=("memory", "transformer", "mlp"),
-        help="what rebuilds good tokens: memory (default) is fitted in one pass; transformer, the "
-        "paper's, and mlp are trained under perturbation",
+        choices=("regions", "memory", "transformer", "mlp"),
+        help="what rebuilds good tokens: regions (default) and memory are fitted in one pass; "
+        "transformer, the paper's, and mlp are trained under perturbation",
     )
     parser.add_argument(
         "--epochs",
@@ -142,7 +142,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and say where the checkpoint is."""
-    from agp_edge.trainer.setups import (  # noqa: PLC0415  (loads torch)
+    from agp_edge.trainer.config import FITTED  # noqa: PLC0415  (loads torch)
+    from agp_edge.trainer.setups import (  # noqa: PLC0415
         SizeBudget,
         open_setup,
         setup_defaults,
@@ -150,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
     from agp_edge.trainer.state import read_state  # noqa: PLC0415
     from agp_edge.trainer.train import train  # noqa: PLC0415
 
-    model, training = setup_defaults(args.setup or "one-class", args.decoder or "memory")
+    model, training = setup_defaults(args.setup or "one-class", args.decoder)
     weights = "auto"
     state = read_state(args.output) if args.resume else None
     if state is not None:  # what is not given again stays as the run was started
@@ -160,8 +161,8 @@ def run(args: argparse.Namespace) -> int:
         model,
         **_given(backbone=args.backbone, layers=args.layers, decoder=args.decoder),
     )
-    if model.decoder == "memory":
-        _refuse_training_options(args)
+    if model.decoder in FITTED:
+        _refuse_training_options(args, model.decoder)
     dataset = open_setup(args.setup or training.setup, args.data)
     fixed = isinstance(args.size, tuple)
     if fixed and args.budget_ms is not None:
@@ -222,13 +223,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_training_options(args: argparse.Namespace) -> None:
-    """Options that the memory would not look at are mistakes, not silence."""
+def _refuse_training_options(args: argparse.Namespace, decoder: str) -> None:
+    """Options that a fitted decoder would not look at are mistakes, not silence."""
     for name in ("epochs", "learning_rate", "perturbation", "image_noise", "precision"):
         if getattr(args, name) is not None:
             option = "--" + name.replace("_", "-")
             raise Error(
-                f"{option} was given, and the decoder 'memory' is fitted in one pass, without "
+                f"{option} was given, and the decoder '{decoder}' is fitted in one pass, without "
                 f"epochs or noise: leave {option} out, or add --decoder transformer"
             )
 

@@ -56,7 +56,7 @@ TAIL_OPS = frozenset(
     {
         "Abs", "Add", "Clip", "Div", "Expand", "Flatten", "Identity", "Max", "Mul", "Neg",
         "Pow", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Reciprocal", "Reshape",
-        "Resize", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze",
+        "Resize", "Slice", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze",
     }
 )  # fmt: skip
 

@@ -144,6 +144,8 @@ def rounded_copy(
         if node.target in _LAYERS
         and isinstance(node.args[1], torch.fx.Node)
         and node.args[1].op == "get_attr"
+        # stacks of matrices are no layers, see `qdq_graph.layers_of`
+        and (node.target is not _ATEN.matmul.default or constants[node.args[1].target].ndim == 2)
     ]
     sizes = [constants[node.args[1].target].numel() for node in nodes]
     if sizes != [layer.weights for layer in layers]:

@@ -81,7 +81,8 @@ def layers_of(model: ModelProto) -> list[Layer]:
         if node.input[1] not in constants or node.input[0] in constants:
             continue
         shape = list(constants[node.input[1]].dims)
-        if len(shape) < 2:  # a matrix times a vector has no channels
+        # a vector has no channels, a stack of matrices (the regions) no scales for each of them
+        if len(shape) < 2 or (node.op_type == "MatMul" and len(shape) != 2):
             continue
         found.append(
             Layer(

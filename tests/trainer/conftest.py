@@ -61,7 +61,7 @@ def model_config(backbone=CNN, **changes):
         "decoder_width": 32,
         "decoder_depth": 2,
         "decoder_heads": 2,
-        "fine_memory": 8,
+        "fine_regions": 4,
         **changes,
     }
     return ModelConfig(**settings)

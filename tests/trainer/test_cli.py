@@ -23,7 +23,7 @@ def test_train_resume_and_export(arguments, tmp_path, capfd):
     out, err = capfd.readouterr()
     assert "trained, held-out error" in out
     assert "next: agp-edge export" in out
-    assert "fine memory" in err  # a bar
+    assert "fine map" in err  # a bar
     document = json.loads((tmp_path / "run" / "checkpoint.json").read_text())
     assert document["train"]["seed"] == 3
     assert (document["model"]["height"], document["model"]["width"]) == (64, 64)

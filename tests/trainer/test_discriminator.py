@@ -5,9 +5,7 @@ import torch
 
 from agp_edge.errors import ModelError
 from agp_edge.trainer.checkpoint import load_model
-from agp_edge.trainer.config import ModelConfig, config_from_dict, config_to_dict
 from agp_edge.trainer.discriminator import Discriminator
-from agp_edge.trainer.evidence import Evidence
 from agp_edge.trainer.export import onnx_from_checkpoint
 
 
@@ -63,18 +61,6 @@ def test_a_mask_leads_the_noise(small):
     assert pairs == (pytest.approx([0.4, 0.4, 1.2, 1.2]), [True, False, True, False])
 
 
-def test_centred_evidence_does_not_see_a_level():
-    torch.manual_seed(0)
-    placed = torch.randn(20, 1, 8, 8)
-    for centred in (True, False):
-        evidence = Evidence(centred=centred)
-        assert torch.equal(evidence.weighed(placed), torch.zeros_like(placed))
-        evidence.calibrate(placed, 3.0 * torch.randn(20, 1, 4, 4), 0.5)
-        assert float(evidence.weighed(placed).std()) == pytest.approx(1.5, rel=0.1)
-        lifted = evidence.weighed(placed + 2.0) - evidence.weighed(placed)
-        assert float(lifted.mean()) == pytest.approx(0.0 if centred else 3.0, abs=0.3)
-
-
 @pytest.mark.parametrize("decoder", ["memory", "transformer"])
 def test_a_run_trains_weighs_and_exports_them(small, images, tmp_path, decoder):
     config = small.model_config(
@@ -98,14 +84,6 @@ def test_a_run_trains_weighs_and_exports_them(small, images, tmp_path, decoder):
     # which compares the file with torch, score by score
     onnx_from_checkpoint(tmp_path / "run", tmp_path / "model.onnx", progress=False)
     small.compile_plans(tmp_path / "model.onnx")
-
-
-def test_networks_of_before_have_none():
-    document = config_to_dict(ModelConfig())
-    del document["fine_centred"], document["discriminators"]
-    before = config_from_dict(ModelConfig, document, "here")
-    assert not before.fine_centred
-    assert before.discriminators == 0
 
 
 def test_wrong_settings_are_named():

@@ -1,18 +1,13 @@
-"""The memories: nearest prototypes, fitted on good tokens; silent until calibrated; in the file."""
+"""The memory: nearest prototypes, fitted on good tokens; in the file."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from agp_edge.dataset import Sample
 from agp_edge.errors import ModelError
 from agp_edge.trainer.checkpoint import load_model, read_checkpoint
-from agp_edge.trainer.data import ImageReader
-from agp_edge.trainer.memory import FineMemory, Memory
-from agp_edge.trainer.memory_training import fit_fine_memory
-
-MEAN, STD = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
+from agp_edge.trainer.memory import Memory
 
 
 def filled(count=5, channels=3):
@@ -52,51 +47,7 @@ def test_prototypes_find_clusters_and_repeat_where_tokens_are_few():
     assert torch.equal(memory.prototypes, torch.ones(8, 2))
 
 
-def test_the_fine_memory_is_silent_until_calibrated(small):
-    model = small.new_model(small.model_config(decoder="memory", memory=6))
-    without = small.new_model(small.model_config(decoder="memory", memory=6, fine_memory=0))
-    without.load_state_dict(model.state_dict(), strict=False)
-    image = torch.rand(2, 3, small.SIZE, small.SIZE)
-    assert without.output_grid == without.grid
-    finer = torch.nn.functional.interpolate(
-        without(image), model.output_grid, mode="bilinear", align_corners=False
-    )
-    torch.testing.assert_close(model(image), finer)
-
-
-def test_calibration_weighs_standard_deviations():
-    fine = FineMemory((5, 7), (8, 8), 4, position=False)
-    placed, coarse = 3.0 + 2.0 * torch.randn(40, 1, 8, 8), 0.7 + 0.2 * torch.randn(40, 1, 4, 4)
-    fine.calibrate(placed, coarse, 0.5)
-    evidence = fine.gain * (placed - fine.offset)
-    assert float(evidence.mean()) == pytest.approx(0.0, abs=1e-4)
-    assert float(evidence.std()) == pytest.approx(0.5 * float(coarse.std()), rel=1e-3)
-
-
-def test_it_sees_a_thin_scratch_that_the_coarse_grid_does_not(small, tmp_path):
-    """A line of one pixel in good texture stands out more on the fine grid."""
-    torch.manual_seed(0)  # of the backbone's weights
-    files = sorted(small.write_images(tmp_path / "good", 24).iterdir())
-    reader = ImageReader(small.SIZE, small.SIZE, MEAN, STD)
-    model = small.new_model(small.model_config(decoder="memory", memory=8))
-    samples = [Sample(path, "good") for path in files]
-    fit_fine_memory(
-        model, samples, weight=0.5, shrinkage=0.03, seed=0, reader=reader, progress=False
-    )
-    assert model.fine is not None
-    image = reader.read([samples[0]])
-    marked = image.clone()
-    marked[:, :, small.SIZE // 2, small.SIZE // 4 : -small.SIZE // 4] = 1.0
-    with torch.no_grad():
-        good, bad = (model.fine(model.backbone(batch))[0, 0] for batch in (image, marked))
-    row = model.output_grid[0] // 2
-    change = (bad - good).abs()
-    assert change[row - 1 : row + 1].max() > 3 * float(good.std())
-    # an untrained backbone smears, yet what changes most lies at the line
-    assert float(change[row - 2 : row + 2].mean()) > 2 * float(change[: row - 2].mean())
-
-
-@pytest.mark.parametrize("changes", [{}, {"fine_memory": 0}, {"position_scale": False}])
+@pytest.mark.parametrize("changes", [{}, {"fine_regions": 0}, {"position_scale": False}])
 def test_a_run_remembers_and_resumes(small, images, tmp_path, changes, monkeypatch):
     config = small.model_config(decoder="memory", memory=16, **changes)
     result = small.run(images, tmp_path / "whole", model=config)
@@ -104,7 +55,7 @@ def test_a_run_remembers_and_resumes(small, images, tmp_path, changes, monkeypat
     model, checkpoint = load_model(tmp_path / "whole")
     assert checkpoint.finished
     assert model.decoder.prototypes.abs().max() > 0
-    if changes.get("fine_memory") == 0:
+    if changes.get("fine_regions") == 0:
         return
     assert float(model.fine.gain) > 0
 
@@ -112,7 +63,7 @@ def test_a_run_remembers_and_resumes(small, images, tmp_path, changes, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("agp_edge.trainer.memory_training.fit_fine_memory", cut)
+        patch.setattr("agp_edge.trainer.fine_training.fit_fine", cut)
         with pytest.raises(KeyboardInterrupt):
             small.run(images, tmp_path / "cut", model=config)
     assert not read_checkpoint(tmp_path / "cut")[0].finished

@@ -44,9 +44,10 @@ def export(name, images, path):
     from agp_edge.trainer.weights import pretrained_model
 
     torch.manual_seed(0)
-    config = ModelConfig(
-        backbone=name, height=SIZE, width=SIZE, decoder_width=16, decoder_depth=1, decoder_heads=2
-    )
+    # one whose memories are layers, one whose regions are none
+    memories = {"decoder": "memory", "fine_regions": 0, "fine_memory": 512}
+    own = memories if name == FAMILIES[0] else {}
+    config = ModelConfig(backbone=name, height=SIZE, width=SIZE, **own)
     full = pretrained_model(name, "random", **backbone_options(name, SIZE, SIZE))
     network = AgpNet(config, Backbone(full.model, name, config.layers)).eval()
     mean, std = np.float32(full.mean), np.float32(full.std)

@@ -1,4 +1,4 @@
-"""What the memories learn from: good images -> prototypes, whitening and scales; no gradients.
+"""What the fine map learns from: good images -> whitening, regions or prototypes, scales.
 
 Numbers of tokens and images are bounded, so that memory and time do not grow with the data set.
 """
@@ -13,54 +13,28 @@ import torch
 from tqdm import tqdm
 
 from agp_edge.trainer.checkpoint import load_model, write_checkpoint
-from agp_edge.trainer.features import in_order
+from agp_edge.trainer.decoder_fitting import sampled_tokens
+from agp_edge.trainer.memory import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from agp_edge.dataset import Sample
     from agp_edge.trainer.data import ImageReader
-    from agp_edge.trainer.features import Features
-    from agp_edge.trainer.memory import FineMemory, Memory
+    from agp_edge.trainer.fine import Fine
     from agp_edge.trainer.model import AgpNet
 
-__all__ = ["add_fine_memory", "fit_fine_memory", "fit_fine_tokens", "fit_memory"]
+__all__ = ["add_fine", "fit_fine", "fit_fine_tokens"]
 
-_TOKENS = 65_536  # that k-means sees
-_IMAGES = 1024  # that the fine memory sees at most
+_IMAGES = 1024  # that the fine map sees at most
 _BYTES = 1_000_000_000  # that their tokens may take
 _BATCH = 16  # images through the backbone at once
 
 
-@torch.no_grad()
-def fit_memory(
-    model: AgpNet,
-    memory: Memory,
-    features: Features,
-    order: NDArray[np.intp],
-    seed: int,
-) -> None:
-    """Fits the coarse memory to whitened tokens of good images.
-
-    Args:
-        model: its whitening is fitted already.
-        memory: the model's decoder.
-        features: fused tokens of the images.
-        order: indices of the images; one that comes twice counts twice.
-        seed: of the choice of the tokens and of k-means.
-    """
-    random = np.random.default_rng([seed, 5])
-    if len(order) > _TOKENS:
-        order = random.choice(order, _TOKENS, replace=False)
-    rows = _sampled((tokens for tokens, _ in in_order(features, _BATCH, order)), len(order), random)
-    memory.fit(model.whitened(rows.to(next(model.parameters()).device)), seed)
-
-
-def add_fine_memory(
+def add_fine(
     folder: Path,
     samples: Sequence[Sample],
     *,
@@ -68,7 +42,7 @@ def add_fine_memory(
     on: torch.device,
     progress: bool = True,
 ) -> None:
-    """Fits the fine memory of a run's checkpoint, where it has one that is not, and writes it.
+    """Fits the fine map of a run's checkpoint, where it has one that is not, and writes it.
 
     Args:
         folder: of the run, whose checkpoint has all but this.
@@ -80,7 +54,7 @@ def add_fine_memory(
     model, checkpoint = load_model(folder)
     if model.fine is None or (checkpoint.finished and float(model.fine.gain) != 0.0):
         return
-    fit_fine_memory(
+    fit_fine(
         model.to(on),
         samples,
         weight=checkpoint.model.fine_weight,
@@ -93,7 +67,7 @@ def add_fine_memory(
 
 
 @torch.no_grad()
-def fit_fine_memory(
+def fit_fine(
     model: AgpNet,
     samples: Sequence[Sample],
     *,
@@ -108,7 +82,7 @@ def fit_fine_memory(
     Args:
         model: on its device.
         samples: good images.
-        weight: of the branch, see `FineMemory.calibrate`.
+        weight: of the branch, see `Evidence.calibrate`.
         shrinkage: of the whitening.
         seed: of the choice of images and tokens and of k-means.
         reader: of the images.
@@ -124,7 +98,7 @@ def fit_fine_memory(
     chosen = [distinct[index] for index in np.sort(random.permutation(len(distinct))[:most])]
     kept: list[Tensor] = []
     coarse: list[Tensor] = []
-    for _, images in reader.batches(chosen, _BATCH, desc="fine memory", progress=progress):
+    for _, images in reader.batches(chosen, _BATCH, desc="fine map", progress=progress):
         layers = model.backbone(images.to(device))
         kept.append(fine.tokens(layers).to("cpu", torch.float16))
         coarse.append(model.reconstruction_map(layers).cpu())
@@ -142,7 +116,7 @@ def fit_fine_memory(
 
 @torch.no_grad()
 def fit_fine_tokens(
-    fine: FineMemory,
+    fine: Fine,
     kept: Sequence[Tensor],
     coarse: Sequence[Tensor],
     *,
@@ -152,13 +126,13 @@ def fit_fine_tokens(
     seed: int,
     progress: bool = True,
 ) -> None:
-    """Fits the fine memory to fused tokens that were read already.
+    """Fits the fine map to fused tokens that were read already.
 
     Args:
         fine: on its device.
         kept: fused tokens (B, N, C) of good images, in batches.
         coarse: distance maps (B, 1, *, *) of the same images.
-        weight: of the branch, see `FineMemory.calibrate`.
+        weight: of the branch, see `Evidence.calibrate`.
         shrinkage: of the whitening.
         random: of the choice of tokens.
         seed: of k-means.
@@ -170,22 +144,13 @@ def fit_fine_tokens(
         return (tokens.to(device).float() for tokens in kept)
 
     fine.whitening.fit(batches(), shrinkage)
-    rows = _sampled(batches(), sum(len(tokens) for tokens in kept), random)
-    fine.memory.fit(fine.whitening(rows), seed)
-    if fine.position is not None:
-        fine.position.fit(
-            fine.raw_distance(tokens)
-            for tokens in tqdm(batches(), desc="scale", total=len(kept), disable=not progress)
-        )
-    placed = torch.cat([fine.placed(tokens).cpu() for tokens in batches()])
-    fine.calibrate(placed, torch.cat(list(coarse)), weight)
-
-
-def _sampled(batches: Iterator[Tensor], images: int, random: np.random.Generator) -> Tensor:
-    """As many tokens of each image, (n, C), of batches (B, N, C); at most about _TOKENS."""
-    rows = []
-    for tokens in batches:
-        each = min(tokens.shape[1], max(_TOKENS // images, 1))
-        for image in tokens:
-            rows.append(image[torch.from_numpy(random.permutation(len(image))[:each])])
-    return torch.cat(rows)
+    if isinstance(fine.known, Memory):
+        rows = sampled_tokens(batches(), sum(len(tokens) for tokens in kept), random)
+        fine.known.fit(fine.whitening(rows), seed)
+    else:
+        fine.known.fit(fine.whitening(tokens) for tokens in batches())
+    raw = [
+        fine.raw(tokens).cpu()
+        for tokens in tqdm(batches(), desc="scale", total=len(kept), disable=not progress)
+    ]
+    fine.calibrate(torch.cat(raw), torch.cat(list(coarse)), weight)
