@@ -38,10 +38,11 @@ from agp_edge.trainer.export import onnx_from_checkpoint
 from agp_edge.trainer.train import train
 
 PRESETS = {
-    "default: lite0, 256, memory": ModelConfig(),
+    "default: lite0, 256, regions": ModelConfig(),
     "192": ModelConfig(height=192, width=192),
     "320": ModelConfig(height=320, width=320),
-    "no fine memory": ModelConfig(fine_regions=0),
+    "no fine map": ModelConfig(fine_regions=0),
+    "decoder memory": ModelConfig(decoder="memory", fine_regions=0, fine_memory=512),
     "decoder transformer": ModelConfig(decoder="transformer"),
     "lite2": ModelConfig(backbone="tf_efficientnet_lite2"),
 }

@@ -48,9 +48,9 @@ def export(name: str, weights: str, side: int, path: Path) -> None:
         tokens = (network.fusion(network.backbone(image[None].float())) for image in images)
         network.whitening.fit(tokens, config.shrinkage)
         # as after a training: memories that are not empty
-        torch.nn.init.normal_(network.decoder.prototypes, std=0.5)
+        torch.nn.init.normal_(network.decoder.matrix, std=0.05)
         if network.fine is not None:  # a ViT has one grid
-            torch.nn.init.normal_(network.fine.memory.prototypes, std=0.5)
+            torch.nn.init.normal_(network.fine.known.matrix, std=0.1)
             network.fine.gain.fill_(0.1)
     graph = graph_from_model(network, side, side)
     manifest = Manifest(

@@ -8,7 +8,7 @@ part of this project: give the unpacked folder and a local file.
     python benchmarks/public_sets.py visa FOLDER --weights FILE --setup multi-class
 
 --method paper is the paper's as far as it is documented: no whitening, no position scaling, no
-fine memory, L2 distance, attention-guided noise on features and image, 500 epochs. --method
+fine map, L2 distance, attention-guided noise on features and image, 500 epochs. --method
 product is what `agp-edge train` does by default at this size. Runs are kept in --runs: a benchmark
 that was cut off goes on with the same command. Writes benchmarks/results/public_LAYOUT_SETUP_METHOD
 .json and .md after each class. The figures of test images choose nothing here.

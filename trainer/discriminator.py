@@ -5,7 +5,7 @@ here to teach a judge, the idea of SimpleNet (arXiv 2303.15140): where good toke
 leads away from them, and a network that sees this sees other departures too. Half of the members
 learn noise that is alike everywhere, half learn attention-guided noise, each of another strength;
 together they are one perceptron with a single output. They look at the deepest layers alone and err
-differently from the memories, which is what they are added for.
+differently from the distance, which is what they are added for.
 """
 
 from __future__ import annotations

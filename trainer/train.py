@@ -298,7 +298,7 @@ def _finish(
         batches: fused tokens and prior masks of good images.
         again: the same in another order, read after the first.
         on: the device.
-        awaits_fine: whether the fine memory comes after this.
+        awaits_fine: whether the fine map comes after this.
     """
     model, checkpoint = load_model(folder)
     if checkpoint.finished:

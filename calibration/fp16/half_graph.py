@@ -124,9 +124,14 @@ def entrance(graph: GraphProto, share: float) -> set[str]:
 
     Args:
         graph: in topological order.
-        share: of the number of weights, 0 to 1.
+        share: of the number of weights, 0 to 1; stacks of matrices, which belong to the distance,
+            are not counted.
     """
-    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
+    sizes = {
+        tensor.name: int(np.prod(tensor.dims))
+        for tensor in graph.initializer
+        if len(tensor.dims) != 3
+    }
     total = sum(sizes.values())
     seen, names = 0, set()
     for node in graph.node:

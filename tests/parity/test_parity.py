@@ -52,7 +52,7 @@ def test_all_ways_agree_on_real_images(exported):
 
 
 def test_the_comparison_notices_another_model(exported):
-    """A tolerance that nothing exceeds proves nothing: the prototypes grow by 5 %."""
+    """A tolerance that nothing exceeds proves nothing: the inverse roots grow by 5 %."""
     run, onnx_file = exported
     images = parity.image_sets(1)["solar cells"]
     model, _ = load_model(run)
@@ -60,7 +60,7 @@ def test_the_comparison_notices_another_model(exported):
     tensor = parity.tensor_from(parity.read_image(images[0]), spec)
     network = parity.networks(run, onnx_file)["torch"]
     _, reference = parity.answer_from(network(tensor), read_manifest(onnx_file))
-    model.decoder.prototypes *= 1.05
+    model.decoder.matrix *= 1.05
     with parity.torch.no_grad():
         grid = model(parity.torch.from_numpy(tensor)).numpy()
     _, changed = parity.answer_from(grid, read_manifest(onnx_file))

@@ -71,10 +71,10 @@ def family(request, tmp_path_factory):
             (network.fusion(network.backbone(image[None].float())) for image in images),
             config.shrinkage,
         )
-        # as after a training: memories that are not empty, and a fine one that says something
-        torch.nn.init.normal_(network.decoder.prototypes, std=0.5)
+        # as after a training: regions of their own, and a fine map that says something
+        torch.nn.init.normal_(network.decoder.matrix, std=0.05)
         if network.fine is not None:  # a ViT has one grid
-            torch.nn.init.normal_(network.fine.memory.prototypes, std=0.5)
+            torch.nn.init.normal_(network.fine.known.matrix, std=0.1)
             network.fine.gain.fill_(0.1)
     graph = graph_from_model(network, side, side)
     manifest = Manifest(
