@@ -54,7 +54,7 @@ PARTS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=(*PARTS, []), default=list(PARTS))
+    parser.add_argument("parts", nargs="*", choices=(*PARTS, []))
     parts = parser.parse_args().parts or list(PARTS)
     torch.set_num_threads(1)
     path = RESULTS / "input_size.json"

@@ -77,7 +77,7 @@ def fit_fine(
     reader: ImageReader,
     progress: bool = True,
 ) -> None:
-    """Fits whitening, prototypes and scales of `model.fine`; the rest is fitted already.
+    """Fits whitening, regions or prototypes and scales of `model.fine`; the rest is fitted already.
 
     Args:
         model: on its device.
