@@ -26,17 +26,6 @@ agp_edge_options options() {
   return made;
 }
 
-agp_edge_frame frame_of(const std::vector<std::uint8_t>& pixels) {
-  agp_edge_frame frame{};
-  frame.struct_size = sizeof frame;
-  frame.format = AGP_EDGE_MONO8;
-  frame.data = pixels.data();
-  frame.row_pitch = models::kInput;
-  frame.width = models::kInput;
-  frame.height = models::kInput;
-  return frame;
-}
-
 agp_edge_status create(const char* path, const agp_edge_options* chosen = nullptr) {
   int other = 0;
   auto* detector = reinterpret_cast<agp_edge_detector*>(&other);  // to see that it is set
@@ -140,8 +129,18 @@ TEST(last_error_is_the_threads_own) {
 }
 
 #if defined(AGP_EDGE_TEST_OPENVINO) || defined(AGP_EDGE_TEST_PLAN)
-
 namespace {
+
+agp_edge_frame frame_of(const std::vector<std::uint8_t>& pixels) {
+  agp_edge_frame frame{};
+  frame.struct_size = sizeof frame;
+  frame.format = AGP_EDGE_MONO8;
+  frame.data = pixels.data();
+  frame.row_pitch = models::kInput;
+  frame.width = models::kInput;
+  frame.height = models::kInput;
+  return frame;
+}
 
 std::string model_bytes() {
   models::Json document = models::manifest();
