@@ -99,7 +99,7 @@ class Judge:
         features = [layer.half() for layer in model.backbone(inputs)]
         self.groups.setdefault(name, []).append((features, masks))
 
-    def figures(self, model: AgpNet, config: ModelConfig, ways: dict[str, Maps]) -> dict[str, Any]:
+    def figures(self, config: ModelConfig, ways: dict[str, Maps]) -> dict[str, Any]:
         """Image AUROC (and AUPRO) of each way, for each group of defects."""
         found: dict[str, Any] = {}
         for way, maps in ways.items():
@@ -197,7 +197,7 @@ class Study:
     def _row(
         self, part: str, label: str, judge: Judge, maps: Maps, config: ModelConfig
     ) -> dict[str, Any]:
-        figures = judge.figures(self.model, config, {label: maps})
+        figures = judge.figures(config, {label: maps})
         return {
             "set": self.name,
             "seed": self.seed,
@@ -391,9 +391,7 @@ def main() -> int:
                 shipped = study.row("default", "as shipped", study.model.distance_map)
                 asked = (row for part in arguments.parts for row in PARTS[part](study))
                 for entry in itertools.chain([shipped], asked):
-                    same = [_key(entry) == _key(other) for other in results]
-                    results = [r for r, old in zip(results, same, strict=True) if not old]
-                    results.append(entry)
+                    results = [r for r in results if _key(r) != _key(entry)] + [entry]
                     write_result(arguments.output, {"results": results})
                     lines = [f"# {arguments.output}", "", *table(results)]
                     with write_aside(RESULTS / f"{arguments.output}.md") as aside:

@@ -14,6 +14,8 @@ from agp_edge.errors import ModelError
 from agp_edge.manifest import PostprocessSpec
 
 __all__ = [
+    "DECODERS",
+    "FITTED",
     "ModelConfig",
     "TrainConfig",
     "check_train_config",
@@ -21,7 +23,6 @@ __all__ = [
     "config_to_dict",
     "postprocess_spec",
 ]
-
 
 FITTED = ("regions", "memory")  # decoders that are fitted in one pass, without gradients
 DECODERS = (*FITTED, "transformer", "mlp")

@@ -47,7 +47,6 @@ class Gaussians(nn.Module):
             grid: height and width of the token grid.
             regions: most of them along a side of the image; fewer where the grid is smaller, or
                 where there are so many channels that their covariances would not fit.
-            position: whether each position is brought to the same mean and spread.
 
         Raises:
             ModelError: there is no region.
