@@ -45,9 +45,10 @@ from agp_edge.trainer.perturbation import minmax
 from agp_edge.trainer.train import train
 
 DEFECTS = 4  # synthetic ones in each good image that is judged
-WEIGHTS = (0.0, 0.5, 2.0)  # of the fine map; the default's has a row of its own
+WEIGHTS = (0.0, 0.5, 1.4)  # of the fine map; the default's has a row of its own
+PATCH_WEIGHTS = (0.0, 0.5, 2.0)
 SHARES = (0.005, 0.02, 0.05)  # of the map, for the mean of the largest
-POWERS = (16, 32)  # beside the default
+POWERS = (8, 24)  # beside the default
 BATCH = 16
 
 Maps = Callable[[list[Tensor]], Tensor]  # feature maps of the layers -> distance maps
@@ -222,7 +223,7 @@ def score(study: Study) -> Rows:
 
 
 def fine(study: Study) -> Rows:
-    """Other weights of the fine map, and by a memory."""
+    """Other weights of the fine map, and by a memory; other memories of patches."""
     model, fine = study.model, study.model.fine
     assert fine is not None
     gain = float(fine.gain)
@@ -238,6 +239,16 @@ def fine(study: Study) -> Rows:
         yield study.row("fine map", f"{regions} regions along a side", other.distance_map)
     memory = study.trained("fine memory", replace(study.config, fine_regions=0, fine_memory=512))
     yield study.row("fine map", "by a memory of 512", memory.distance_map)
+    patches = model.patches
+    assert patches is not None
+    gain = float(patches.gain)
+    for weight in PATCH_WEIGHTS:
+        patches.gain.fill_(gain * weight / study.config.patch_weight)
+        yield study.row("patches", f"weight {weight:g}", model.distance_map)
+    patches.gain.fill_(gain)
+    for count in (64, 1024):
+        other = study.trained(f"p{count}", replace(study.config, patch_memory=count))
+        yield study.row("patches", f"{count} prototypes", other.distance_map)
 
 
 def decoder(study: Study) -> Rows:
@@ -275,7 +286,7 @@ def discriminators(study: Study) -> Rows:
 def noise(study: Study) -> Rows:
     """The paper's decoder under each kind of disturbance, and with each of its switches."""
     base = study.training
-    paper = replace(study.config, decoder="transformer", fine_regions=0)
+    paper = replace(study.config, decoder="transformer", fine_regions=0, patch_memory=0)
     energy = mask_energy(study.model, study.reader, base, study.dataset.train)
     for label, config, training in (
         ("attention-guided noise", paper, base),

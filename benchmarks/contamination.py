@@ -73,7 +73,7 @@ def generated(folder: Path) -> None:
 
 def measured(folder: Path, seeds: int) -> list[dict[str, Any]]:
     """Each seed's figures on one data set."""
-    config = ModelConfig(fine_regions=0)
+    config = ModelConfig(fine_regions=0, patch_memory=0)
     model, pretrained = new_model(config, "auto", 0)
     dataset = open_dataset(folder)
     samples = [*dataset.train, *dataset.test]

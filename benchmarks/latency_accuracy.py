@@ -41,8 +41,8 @@ PRESETS = {
     "default: lite0, 256, regions": ModelConfig(),
     "192": ModelConfig(height=192, width=192),
     "320": ModelConfig(height=320, width=320),
-    "no fine map": ModelConfig(fine_regions=0),
-    "decoder memory": ModelConfig(decoder="memory", fine_regions=0, fine_memory=512),
+    "no fine maps": ModelConfig(fine_regions=0, patch_memory=0),
+    "decoder memory": ModelConfig(decoder="memory"),
     "decoder transformer": ModelConfig(decoder="transformer"),
     "lite2": ModelConfig(backbone="tf_efficientnet_lite2"),
 }

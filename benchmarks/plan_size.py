@@ -47,11 +47,13 @@ def export(name: str, weights: str, side: int, path: Path) -> None:
         images = [torch.from_numpy((frame - mean) / std).permute(2, 0, 1) for frame in frames]
         tokens = (network.fusion(network.backbone(image[None].float())) for image in images)
         network.whitening.fit(tokens, config.shrinkage)
-        # as after a training: memories that are not empty
+        # as after a training: regions of their own, and a memory that is not empty
         torch.nn.init.normal_(network.decoder.matrix, std=0.05)
         if network.fine is not None:  # a ViT has one grid
             torch.nn.init.normal_(network.fine.known.matrix, std=0.1)
-            network.fine.gain.fill_(0.1)
+            torch.nn.init.normal_(network.patches.known.prototypes)
+            for fine in network.fine_maps():
+                fine.gain.fill_(0.1)
     graph = graph_from_model(network, side, side)
     manifest = Manifest(
         name=name,

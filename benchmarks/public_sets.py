@@ -67,6 +67,7 @@ def configs(arguments: argparse.Namespace) -> tuple[ModelConfig, TrainConfig]:
             whiten=False,
             position_scale=False,
             fine_regions=0,
+            patch_memory=0,
             decoder="transformer",
             score="max",
             decoder_width=384,  # not documented; that of the paper's backbone, as are the heads

@@ -84,7 +84,12 @@ def trained(folder: Path, cache_gb: float) -> dict[str, float]:
         open_dataset(folder),
         folder / f"run{cache_gb:g}",
         ModelConfig(
-            backbone="test_efficientnet", height=32, width=32, decoder_depth=1, fine_regions=0
+            backbone="test_efficientnet",
+            height=32,
+            width=32,
+            decoder_depth=1,
+            fine_regions=0,
+            patch_memory=0,
         ),
         TrainConfig(epochs=1, batch=64, cache_gb=cache_gb),
         weights="random",

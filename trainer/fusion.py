@@ -18,7 +18,7 @@ from agp_edge.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Fusion", "Whitening", "to_grid"]
+__all__ = ["Centring", "Fusion", "Whitening", "to_grid"]
 
 _EPSILON = 1e-6
 
@@ -97,6 +97,38 @@ class Fusion(nn.Module):
         return tokens
 
 
+class Centring(nn.Module):
+    """A fixed map of tokens to zero mean, and to a mean variance of one over all channels.
+
+    All distances stay what they are, to one factor: the map is for numbers that FP16 holds well.
+    Until `fit` it is the identity.
+    """
+
+    mean: Tensor
+    gain: Tensor
+
+    def __init__(self, channels: int) -> None:
+        """Reserves the map."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("gain", torch.ones(()))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (..., C) -> the same shape."""
+        return (tokens - self.mean) * self.gain
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Tensor]) -> None:
+        """Sets the map from tokens (..., C) of good images, read once.
+
+        Raises:
+            ModelError: all tokens are equal, or one is not finite.
+        """
+        mean, covariance = _moments(batches, self.mean.shape[0])
+        self.mean.copy_(mean)
+        self.gain.copy_(covariance.diagonal().mean().rsqrt())
+
+
 class Whitening(nn.Module):
     """A fixed affine map of tokens to zero mean and (nearly) unit covariance.
 
@@ -128,32 +160,41 @@ class Whitening(nn.Module):
         Raises:
             ModelError: all tokens are equal, or one is not finite.
         """
-        channels = self.mean.shape[0]
-        # float64: a covariance over 10^7 tokens loses its small eigenvalues in float32
-        total = torch.zeros(channels, dtype=torch.float64)
-        product = torch.zeros(channels, channels, dtype=torch.float64)
-        count = 0
-        shift: Tensor | None = None
-        for batch in batches:
-            tokens = batch.reshape(-1, channels).cpu()
-            if shift is None:
-                shift = tokens.mean(dim=0)  # a common offset cancels digits in the products
-            tokens = tokens - shift
-            total += tokens.sum(dim=0, dtype=torch.float64)
-            product += (tokens.T @ tokens).double()
-            count += tokens.shape[0]
-        if shift is None:
-            raise ModelError("whitening got no tokens; give at least one image")
-        offset = total / count
-        covariance = product / count - torch.outer(offset, offset)
-        if not torch.isfinite(covariance).all():
-            raise ModelError("the backbone's features are not finite; its weights are damaged")
+        mean, covariance = _moments(batches, self.mean.shape[0])
         values, vectors = torch.linalg.eigh(covariance)
         values = values.flip(0)[: self.channels].clamp(min=0.0)
         vectors = vectors.flip(1)[:, : self.channels]
         mean_value = covariance.diagonal().mean()
-        if mean_value <= 1e-12:
-            raise ModelError("all features of the training images are equal; are they all blank?")
         scale = (values + shrinkage * mean_value + 1e-12).rsqrt()
-        self.mean.copy_(shift.double() + offset)
+        self.mean.copy_(mean)
         self.matrix.copy_(vectors * scale)
+
+
+def _moments(batches: Iterable[Tensor], channels: int) -> tuple[Tensor, Tensor]:
+    """Mean (C,) and covariance (C, C), float64, of tokens (..., C) of good images, read once.
+
+    Raises:
+        ModelError: all tokens are equal, or one is not finite.
+    """
+    # float64: a covariance over 10^7 tokens loses its small eigenvalues in float32
+    total = torch.zeros(channels, dtype=torch.float64)
+    product = torch.zeros(channels, channels, dtype=torch.float64)
+    count = 0
+    shift: Tensor | None = None
+    for batch in batches:
+        tokens = batch.reshape(-1, channels).cpu()
+        if shift is None:
+            shift = tokens.mean(dim=0)  # a common offset cancels digits in the products
+        tokens = tokens - shift
+        total += tokens.sum(dim=0, dtype=torch.float64)
+        product += (tokens.T @ tokens).double()
+        count += tokens.shape[0]
+    if shift is None:
+        raise ModelError("no tokens to whiten or to centre; give at least one image")
+    offset = total / count
+    covariance = product / count - torch.outer(offset, offset)
+    if not torch.isfinite(covariance).all():
+        raise ModelError("the backbone's features are not finite; its weights are damaged")
+    if covariance.diagonal().mean() <= 1e-12:
+        raise ModelError("all features of the training images are equal; are they all blank?")
+    return shift.double() + offset, covariance

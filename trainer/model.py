@@ -16,7 +16,7 @@ from agp_edge.trainer.backbone import Backbone
 from agp_edge.trainer.config import DECODERS, FITTED, ModelConfig
 from agp_edge.trainer.decoder import MlpDecoder, TransformerDecoder
 from agp_edge.trainer.discriminator import DISCRIMINATOR_LAYERS, Discriminator
-from agp_edge.trainer.fine import Fine
+from agp_edge.trainer.fine import Fine, FineMap, Patches
 from agp_edge.trainer.fusion import Fusion, Whitening
 from agp_edge.trainer.memory import Memory
 from agp_edge.trainer.position import PositionScale
@@ -34,6 +34,7 @@ class AgpNet(nn.Module):
     whitening: Whitening | None
     position: PositionScale | None
     fine: Fine | None
+    patches: Patches | None
     discriminator: Discriminator | None
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
@@ -68,34 +69,7 @@ class AgpNet(nn.Module):
         if self.whitening is not None:
             channels = self.whitening.channels
         self.channels = channels  # of the target
-        if config.decoder in FITTED and config.distance != "l2":
-            raise ModelError(
-                f"distance is '{config.distance}', and the decoder is '{config.decoder}', which "
-                "has a distance of its own, l2; give another decoder or l2"
-            )
-        if config.decoder == "regions":
-            self.decoder = Gaussians(channels, self.grid, config.regions)
-        elif config.decoder == "memory":
-            self.decoder = Memory(channels, config.memory)
-        elif config.decoder == "transformer":
-            self.decoder = TransformerDecoder(
-                channels,
-                self.grid[0] * self.grid[1],
-                width=config.decoder_width,
-                depth=config.decoder_depth,
-                heads=config.decoder_heads,
-                bottleneck=config.bottleneck,
-                dropout=config.dropout,
-            )
-        elif config.decoder == "mlp":
-            self.decoder = MlpDecoder(
-                channels,
-                width=config.decoder_width,
-                bottleneck=config.bottleneck,
-                dropout=config.dropout,
-            )
-        else:
-            raise ModelError(f"decoder is '{config.decoder}'; expected one of {DECODERS}")
+        self.decoder = _decoder(config, channels, self.grid)
         self.position = PositionScale(self.grid) if config.position_scale else None
         self.discriminator = None
         if config.discriminators:
@@ -107,19 +81,32 @@ class AgpNet(nn.Module):
                 config.discriminator_width,
                 position=config.position_scale,
             )
-        self.fine = None
-        self.output_grid = self.grid  # of the distance map
         finest = min(backbone.strides)
-        if (config.fine_regions or config.fine_memory) and finest < stride:
-            self.output_grid = (config.height // finest, config.width // finest)
-            self.fine = Fine(
+        fine_grid = (config.height // finest, config.width // finest)
+        has_fine = bool(config.fine_regions or config.fine_memory) and finest < stride
+        self.fine = (
+            Fine(
                 backbone.channels,
-                self.output_grid,
+                fine_grid,
                 regions=config.fine_regions,
                 prototypes=config.fine_memory,
                 position=config.position_scale,
                 centred=config.fine_centred,
             )
+            if has_fine
+            else None
+        )
+        self.patches = (
+            Patches(
+                backbone.channels,
+                fine_grid,
+                prototypes=config.patch_memory,
+                position=config.position_scale,
+            )
+            if config.patch_memory and finest < stride
+            else None
+        )
+        self.output_grid = fine_grid if self.fine_maps() else self.grid  # of the distance map
 
     def forward(self, image: Tensor) -> Tensor:
         """Distance map (B, 1, *output_grid) of images (B, 3, H, W); larger is worse."""
@@ -131,13 +118,17 @@ class AgpNet(nn.Module):
         distance = self.placed(self.whitened(tokens))
         if self.discriminator is not None:
             distance = distance + self.discriminator(tokens)
-        if self.fine is None:
-            return distance
-        distance = functional.interpolate(
-            distance, self.output_grid, mode="bilinear", align_corners=False
-        )
-        evidence: Tensor = self.fine(self.fine.tokens(features))
-        return distance + evidence
+        if self.output_grid != self.grid:
+            distance = functional.interpolate(
+                distance, self.output_grid, mode="bilinear", align_corners=False
+            )
+        for fine in self.fine_maps():
+            distance = distance + fine(fine.tokens(features))
+        return distance
+
+    def fine_maps(self) -> tuple[FineMap, ...]:
+        """Those that the network has."""
+        return tuple(fine for fine in (self.fine, self.patches) if fine is not None)
 
     def reconstruction_map(self, features: list[Tensor]) -> Tensor:
         """Feature maps of the layers -> position-scaled distance map (B, 1, gh, gw)."""
@@ -188,3 +179,35 @@ class AgpNet(nn.Module):
             raise ModelError(
                 f"the weights do not fit the model: missing {missing}, unknown {unexpected}"
             )
+
+
+def _decoder(
+    config: ModelConfig, channels: int, grid: tuple[int, int]
+) -> Gaussians | Memory | TransformerDecoder | MlpDecoder:
+    if config.decoder in FITTED and config.distance != "l2":
+        raise ModelError(
+            f"distance is '{config.distance}', and the decoder is '{config.decoder}', which "
+            "has a distance of its own, l2; give another decoder or l2"
+        )
+    if config.decoder == "regions":
+        return Gaussians(channels, grid, config.regions)
+    if config.decoder == "memory":
+        return Memory(channels, config.memory)
+    if config.decoder == "transformer":
+        return TransformerDecoder(
+            channels,
+            grid[0] * grid[1],
+            width=config.decoder_width,
+            depth=config.decoder_depth,
+            heads=config.decoder_heads,
+            bottleneck=config.bottleneck,
+            dropout=config.dropout,
+        )
+    if config.decoder == "mlp":
+        return MlpDecoder(
+            channels,
+            width=config.decoder_width,
+            bottleneck=config.bottleneck,
+            dropout=config.dropout,
+        )
+    raise ModelError(f"decoder is '{config.decoder}'; expected one of {DECODERS}")

@@ -258,9 +258,9 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
                 in_order(features, config.batch, own),
                 in_order(features, config.batch, random.permutation(own)),
                 on,
-                awaits_fine=completed and model.fine is not None,
+                awaits_fine=completed and bool(model.fine_maps()),
             )
-    if first and model.fine is not None:
+    if first and model.fine_maps():
         add_fine(
             folder,
             [samples[index] for index in fit_order],
@@ -298,7 +298,7 @@ def _finish(
         batches: fused tokens and prior masks of good images.
         again: the same in another order, read after the first.
         on: the device.
-        awaits_fine: whether the fine map comes after this.
+        awaits_fine: whether the fine maps come after this.
     """
     model, checkpoint = load_model(folder)
     if checkpoint.finished:

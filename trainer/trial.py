@@ -94,6 +94,7 @@ def try_setting(config: ModelConfig, images: Images, new_model: NewModel, seed: 
         distance="l2",
         memory=min(config.memory, _PROTOTYPES),
         fine_memory=min(config.fine_memory, _FINE_PROTOTYPES),
+        patch_memory=min(config.patch_memory, _FINE_PROTOTYPES),
         discriminators=0,  # they would take most of the time
     )
     model, pretrained = new_model(config)
@@ -124,11 +125,11 @@ def try_setting(config: ModelConfig, images: Images, new_model: NewModel, seed: 
 
 def _teach(model: AgpNet, config: ModelConfig, features: Iterable[list[Tensor]], seed: int) -> None:
     coarse: list[Tensor] = []
-    fine: list[Tensor] = []
+    kept: list[list[Tensor]] = [[] for _ in model.fine_maps()]
     for layers in features:
         coarse.append(model.fusion(layers).half())
-        if model.fine is not None:
-            fine.append(model.fine.tokens(layers).half())
+        for fine, own in zip(model.fine_maps(), kept, strict=True):
+            own.append(fine.tokens(layers).half())
     if model.whitening is not None:
         model.whitening.fit((tokens.float() for tokens in coarse), config.shrinkage)
     fit_decoder(model, FeaturesInMemory(torch.cat(coarse)), np.arange(len(coarse)), seed)
@@ -136,17 +137,9 @@ def _teach(model: AgpNet, config: ModelConfig, features: Iterable[list[Tensor]],
     if model.position is not None:
         model.position.fit(distances)
         distances = [model.position(distance) for distance in distances]
-    if model.fine is not None:
-        fit_fine_tokens(
-            model.fine,
-            fine,
-            distances,
-            weight=config.fine_weight,
-            shrinkage=config.shrinkage,
-            random=np.random.default_rng([seed, 17]),
-            seed=seed,
-            progress=False,
-        )
+    random = np.random.default_rng([seed, 17])
+    for fine, own in zip(model.fine_maps(), kept, strict=True):
+        fit_fine_tokens(fine, own, distances, config, random=random, seed=seed, progress=False)
 
 
 class _Judge:

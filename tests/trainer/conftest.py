@@ -62,6 +62,7 @@ def model_config(backbone=CNN, **changes):
         "decoder_depth": 2,
         "decoder_heads": 2,
         "fine_regions": 4,
+        "patch_memory": 8,
         **changes,
     }
     return ModelConfig(**settings)

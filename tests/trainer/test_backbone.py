@@ -96,7 +96,13 @@ def test_a_cnn_has_no_attention():
     ],
 )
 def test_token_grid(small, name, size, stride, grid):
-    changes = {"height": size, "width": 2 * size, "stride": stride, "fine_regions": 0}
+    changes = {
+        "height": size,
+        "width": 2 * size,
+        "stride": stride,
+        "fine_regions": 0,
+        "patch_memory": 0,
+    }
     model = small.new_model(small.model_config(name, decoder_depth=1, **changes))
     with torch.no_grad():
         assert model(torch.randn(1, 3, size, 2 * size)).shape == (1, 1, grid, 2 * grid)

@@ -45,15 +45,23 @@ def test_changed_image_stops_and_the_last_good_checkpoint_stays(
     config = small.train_config(epochs=4, cache_gb=cache_gb)
     message = r"007\.png.*(was changed or removed while|No such file)"
     with pytest.raises(DataError, match=message):
-        small.run(folder, tmp_path / "run", model=small.model_config(fine_regions=0), config=config)
+        small.run(
+            folder,
+            tmp_path / "run",
+            model=small.model_config(fine_regions=0, patch_memory=0),
+            config=config,
+        )
     _, checkpoint = load_model(tmp_path / "run")
     assert checkpoint.finished  # it can be exported
     assert checkpoint.epoch <= 1
     with pytest.raises(DataError, match="other training images"):
         small.run(
-            folder, tmp_path / "run", model=small.model_config(fine_regions=0), config=config,
+            folder,
+            tmp_path / "run",
+            model=small.model_config(fine_regions=0, patch_memory=0),
+            config=config,
             resume=True,
-        )  # fmt: skip
+        )
 
 
 def test_added_images_are_counted(small, folder, tmp_path, monkeypatch):
@@ -62,14 +70,17 @@ def test_added_images_are_counted(small, folder, tmp_path, monkeypatch):
     )
     config = small.train_config(epochs=1)
     result = small.run(
-        folder, tmp_path / "run", model=small.model_config(fine_regions=0), config=config
+        folder,
+        tmp_path / "run",
+        model=small.model_config(fine_regions=0, patch_memory=0),
+        config=config,
     )
     assert result.added == 1
 
 
 def test_cache_of_other_weights_is_not_used(small, folder, tmp_path, monkeypatch):
     config = small.train_config(epochs=1)
-    model = small.model_config(fine_regions=0)
+    model = small.model_config(fine_regions=0, patch_memory=0)
     small.run(folder, tmp_path / "one", model=model, config=config)
 
     def changed(*arguments):

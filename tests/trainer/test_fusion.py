@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agp_edge.errors import ModelError
-from agp_edge.trainer.fusion import Fusion, Whitening
+from agp_edge.trainer.fusion import Centring, Fusion, Whitening
 
 
 def maps(*shapes):
@@ -102,3 +102,21 @@ def test_whitening_refuses_what_it_cannot_use():
         Whitening(2).fit([torch.tensor([[1.0, math.nan], [1.0, 2.0]])], 0.01)
     with pytest.raises(ModelError, match="components"):
         Whitening(2, components=3)
+
+
+def test_centring_keeps_distances_to_one_factor():
+    torch.manual_seed(0)
+    tokens = torch.randn(4, 50, 6) * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 60.0]) + 100.0
+    centring = Centring(6)
+    assert torch.equal(centring(tokens), tokens)
+    centring.fit(tokens.split(2))
+    found = centring(tokens)
+    torch.testing.assert_close(found.mean(dim=(0, 1)), torch.zeros(6), atol=1e-4, rtol=0)
+    assert float(found.square().mean()) == pytest.approx(1.0, rel=1e-3)
+    far, near = torch.cdist(tokens, tokens), torch.cdist(found, found)
+    # a token is not quite at no distance from itself, by rounding
+    torch.testing.assert_close(far * float(centring.gain), near, atol=1e-2, rtol=1e-3)
+    with pytest.raises(ModelError, match="all blank"):
+        centring.fit([torch.ones(2, 3, 6)])
+    with pytest.raises(ModelError, match="at least one image"):
+        centring.fit([])

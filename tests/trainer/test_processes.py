@@ -19,7 +19,8 @@ sys.path.insert(0, sys.argv[3])
 from conftest import model_config, run, train_config
 result = run(
     Path(sys.argv[1]), Path(sys.argv[2]),
-    model=model_config(fine_regions=0), config=train_config(perturbation="none", batch=6, epochs=2),
+    model=model_config(fine_regions=0, patch_memory=0),
+    config=train_config(perturbation="none", batch=6, epochs=2),
 )
 print("first" if result.is_first else "other", result.held_out_error)
 """
@@ -27,7 +28,12 @@ print("first" if result.is_first else "other", result.held_out_error)
 
 def test_two_processes_have_the_loss_of_one(small, images, tmp_path):
     config = small.train_config(perturbation="none", batch=6, epochs=2)
-    small.run(images, tmp_path / "one", model=small.model_config(fine_regions=0), config=config)
+    small.run(
+        images,
+        tmp_path / "one",
+        model=small.model_config(fine_regions=0, patch_memory=0),
+        config=config,
+    )
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -55,7 +61,7 @@ def test_two_processes_have_the_loss_of_one(small, images, tmp_path):
 def test_bf16_trains_to_nearly_the_same_loss(small, images, tmp_path):
     results = [
         small.run(
-            images, tmp_path / precision, model=small.model_config(fine_regions=0),
+            images, tmp_path / precision, model=small.model_config(fine_regions=0, patch_memory=0),
             config=small.train_config(epochs=2, precision=precision),
         )
         for precision in ("fp32", "bf16")

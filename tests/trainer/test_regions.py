@@ -70,7 +70,9 @@ def test_wide_backbones_get_fewer_regions_and_wrong_numbers_are_named():
         Gaussians(3, (4, 4), 2).fit([])
 
 
-@pytest.mark.parametrize("changes", [{}, {"regions": 3, "fine_regions": 5}, {"fine_regions": 0}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"regions": 3, "fine_regions": 5}, {"fine_regions": 0}, {"patch_memory": 0}]
+)
 def test_a_run_fits_and_exports_them(small, images, tmp_path, changes):
     config = small.model_config(decoder="regions", **changes)
     result = small.run(images, tmp_path / "run", model=config)

@@ -156,7 +156,12 @@ def test_copies_are_turned_only_where_a_turned_part_is_as_good(tmp_path):
         cv2.imwrite(str(path), picture)
         # pretrained: a random network hardly knows directions
         config = ModelConfig(
-            height=128, width=128, position_scale=False, shrinkage=1.0, fine_regions=0
+            height=128,
+            width=128,
+            position_scale=False,
+            shrinkage=1.0,
+            fine_regions=0,
+            patch_memory=0,
         )
         return choose_augment(
             [Sample(path, "good")], config, lambda config: new_model(config, "wheel", 0), 0
