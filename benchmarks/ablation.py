@@ -45,10 +45,10 @@ from agp_edge.trainer.perturbation import minmax
 from agp_edge.trainer.train import train
 
 DEFECTS = 4  # synthetic ones in each good image that is judged
-WEIGHTS = (0.0, 0.5, 1.4)  # of the fine map; the default's has a row of its own
-PATCH_WEIGHTS = (0.0, 0.5, 2.0)
+WEIGHTS = (0.0, 0.5, 1.0)  # of the fine map; the default's has a row of its own
+PATCH_WEIGHTS = (0.0, 1.4)
 SHARES = (0.005, 0.02, 0.05)  # of the map, for the mean of the largest
-POWERS = (8, 24)  # beside the default
+POWERS = (16, 24)  # beside the default
 BATCH = 16
 
 Maps = Callable[[list[Tensor]], Tensor]  # feature maps of the layers -> distance maps

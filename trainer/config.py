@@ -70,13 +70,13 @@ class ModelConfig:
     fine_memory: int = 0  # prototypes of that memory; both 0: there is no fine map
     # What a standard deviation of the fine distance on good images is worth, in those of the
     # coarse one; ours.
-    fine_weight: float = 1.0
+    fine_weight: float = 1.4
     # Whether the fine map's own mean over the image is taken off it: a shot that is a little
     # strange all over, by its light or its grain, is then not worse for it; ours.
     fine_centred: bool = True
     # Prototypes of patches of the first layer, neither normalised nor whitened; 0: none; ours.
     patch_memory: int = 256
-    patch_weight: float = 1.0  # in the unit of fine_weight
+    patch_weight: float = 0.7  # in the unit of fine_weight
     discriminators: int = 0  # networks trained on noise beside the coarse distance; 0: none; ours
     discriminator_width: int = 64  # channels of each one's hidden layer
     discriminator_weight: float = 0.3  # in the unit of fine_weight
@@ -84,7 +84,7 @@ class ModelConfig:
     # Of the map; paper: "max". "power_mean" is near it where a small defect stands out, and a mean
     # of many pixels where a wide area is a little raised; "top_mean": of the largest; ours.
     score: str = "power_mean"
-    power: int = 16  # of "power_mean", 1 to 64; ours
+    power: int = 20  # of "power_mean", 1 to 64; ours
     top_share: float = 0.02  # of the map's pixels, for "top_mean"; ours
 
 
