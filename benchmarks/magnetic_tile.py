@@ -146,7 +146,9 @@ def paired_difference(
     }
 
 
-def run_once(name: str, seed: int, scratch: Path, with_baselines: bool) -> dict[str, Any]:
+def run_once(
+    name: str, seed: int, scratch: Path, network: ModelConfig, *, with_baselines: bool
+) -> dict[str, Any]:
     """Trains, exports, evaluates; gives everything that is reported about it."""
     root = lay_out(name, scratch / "data", seed)
     dataset = open_dataset(root)
@@ -154,7 +156,8 @@ def run_once(name: str, seed: int, scratch: Path, with_baselines: bool) -> dict[
     result = train(
         dataset,
         scratch / name,
-        config=TrainConfig(seed=seed),
+        network,
+        TrainConfig(seed=seed),
         weights="wheel",
         device="cpu",
         cache_dir=scratch / "features",
@@ -284,16 +287,19 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
     parser.add_argument("--sets", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--no-baselines", action="store_true", help="AGPNet alone: half the time")
+    parser.add_argument("--backbone", default=ModelConfig.backbone)
+    parser.add_argument("--size", type=int, default=ModelConfig.height, help="pixels a side")
     parser.add_argument("--note", default="", help="how choices were made; goes into the results")
     parser.add_argument("--output", default="magnetic_tile", help="name of the result files")
     arguments = parser.parse_args()
+    network = ModelConfig(backbone=arguments.backbone, height=arguments.size, width=arguments.size)
     results: dict[str, list[dict[str, Any]]] = {}
     for name in arguments.sets:
         for seed in range(arguments.seeds):
             with tempfile.TemporaryDirectory() as scratch:
                 # the baselines hardly depend on the seed, and the bank takes long
                 asked = seed == 0 and not arguments.no_baselines
-                entry = run_once(name, seed, Path(scratch), with_baselines=asked)
+                entry = run_once(name, seed, Path(scratch), network, with_baselines=asked)
             results.setdefault(name, []).append(entry)
             print(f"{NAMES[name]}, seed {seed}: {entry['agpnet']['image_auroc']:.4f}", flush=True)
             path = write_result(
@@ -301,7 +307,7 @@ def main() -> int:
                 {
                     "note": arguments.note,
                     "data": {"solar cells": DATA_NOTE},
-                    "model_config": config_to_dict(ModelConfig()),
+                    "model_config": config_to_dict(network),
                     "train_config": config_to_dict(TrainConfig()),
                     "bank": BANK,
                     "results": results,
