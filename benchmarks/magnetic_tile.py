@@ -289,10 +289,16 @@ def main() -> int:
     parser.add_argument("--no-baselines", action="store_true", help="AGPNet alone: half the time")
     parser.add_argument("--backbone", default=ModelConfig.backbone)
     parser.add_argument("--size", type=int, default=ModelConfig.height, help="pixels a side")
+    parser.add_argument("--layers", nargs="+", type=int, default=[], help="of the backbone")
     parser.add_argument("--note", default="", help="how choices were made; goes into the results")
     parser.add_argument("--output", default="magnetic_tile", help="name of the result files")
     arguments = parser.parse_args()
-    network = ModelConfig(backbone=arguments.backbone, height=arguments.size, width=arguments.size)
+    network = ModelConfig(
+        backbone=arguments.backbone,
+        height=arguments.size,
+        width=arguments.size,
+        layers=tuple(arguments.layers),
+    )
     results: dict[str, list[dict[str, Any]]] = {}
     for name in arguments.sets:
         for seed in range(arguments.seeds):
