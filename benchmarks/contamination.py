@@ -5,7 +5,7 @@
 Known defective solar cells (mono, poly; the split of magnetic_tile.py) and generated textures with
 synthetic defects are planted among the training images, as 5 % of them. Found are suspects by
 `agp_edge.trainer.suspects`. Image AUROC over the test images that were not planted: of the default
-network without its fine map, which is what four arms and three seeds can afford, taught by clean,
+network without its fine maps, which is what four arms and three seeds can afford, taught by clean,
 contaminated, cleaned (exclude) and weighted (weight) images; what "report" trains is the
 contaminated one. Seeds change what is planted and the folds. The results of sets
 that are not asked for stay.
