@@ -32,6 +32,7 @@ class FineMap(Evidence):
         fusion: Fusion,
         geometry: Centring | Whitening,
         known: Gaussians | Memory,
+        weight: float,
         position: bool,
         centred: bool,
     ) -> None:
@@ -43,11 +44,14 @@ class FineMap(Evidence):
             fusion: of these layers.
             geometry: the fixed map of their tokens.
             known: of good tokens in that geometry.
+            weight: what a standard deviation of the map on good images is worth, in those of the
+                coarse distance; used by `Evidence.calibrate` alone.
             position: whether each position is brought to the same mean and spread.
             centred: whether the map's own mean over the image is taken off, see `Evidence`.
         """
         super().__init__(grid, position=position, centred=centred)
         self.layers = layers
+        self.weight = weight
         self.fusion = fusion
         self.geometry = geometry
         self.known = known
@@ -74,6 +78,7 @@ class Fine(FineMap):
         *,
         regions: int,
         prototypes: int,
+        weight: float,
         position: bool,
         centred: bool = False,
     ) -> None:
@@ -84,6 +89,7 @@ class Fine(FineMap):
             grid: height and width of the fine grid.
             regions: along a side, as `Gaussians` takes them; 0: a memory stands in their place.
             prototypes: of the memory; 0: regions do.
+            weight: see `FineMap`.
             position: whether each position is brought to the same mean and spread.
             centred: whether the map's own mean over the image is taken off, see `Evidence`.
 
@@ -104,6 +110,7 @@ class Fine(FineMap):
             known=Gaussians(fusion.channels, grid, regions)
             if regions
             else Memory(fusion.channels, prototypes),
+            weight=weight,
             position=position,
             centred=centred,
         )
@@ -121,7 +128,13 @@ class Patches(FineMap):
     POOL = 3
 
     def __init__(
-        self, channels: Sequence[int], grid: tuple[int, int], *, prototypes: int, position: bool
+        self,
+        channels: Sequence[int],
+        grid: tuple[int, int],
+        *,
+        prototypes: int,
+        weight: float,
+        position: bool,
     ) -> None:
         """Builds the branch.
 
@@ -129,6 +142,7 @@ class Patches(FineMap):
             channels: of each of the backbone's layers, the finest first.
             grid: height and width of the fine grid.
             prototypes: how many; at least 1.
+            weight: see `FineMap`.
             position: whether each position is brought to the same mean and spread.
         """
         fusion = Fusion(
@@ -140,6 +154,7 @@ class Patches(FineMap):
             fusion=fusion,
             geometry=Centring(fusion.channels),
             known=Memory(fusion.channels, prototypes),
+            weight=weight,
             position=position,
             centred=False,
         )

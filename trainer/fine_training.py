@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from agp_edge.trainer.checkpoint import load_model, write_checkpoint
 from agp_edge.trainer.decoder_fitting import sampled_tokens
-from agp_edge.trainer.fine import Patches
 from agp_edge.trainer.fusion import Whitening
 from agp_edge.trainer.memory import Memory
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from agp_edge.dataset import Sample
-    from agp_edge.trainer.config import ModelConfig
     from agp_edge.trainer.data import ImageReader
     from agp_edge.trainer.fine import FineMap
     from agp_edge.trainer.model import AgpNet
@@ -61,7 +59,7 @@ def add_fine(
     fit_fine(
         model.to(on),
         samples,
-        checkpoint.model,
+        shrinkage=checkpoint.model.shrinkage,
         seed=checkpoint.train.seed,
         reader=reader,
         progress=progress,
@@ -73,8 +71,8 @@ def add_fine(
 def fit_fine(
     model: AgpNet,
     samples: Sequence[Sample],
-    config: ModelConfig,
     *,
+    shrinkage: float,
     seed: int,
     reader: ImageReader,
     progress: bool = True,
@@ -84,7 +82,7 @@ def fit_fine(
     Args:
         model: on its device.
         samples: good images.
-        config: the model's.
+        shrinkage: of the whitening.
         seed: of the choice of images and tokens and of k-means.
         reader: of the images.
         progress: whether to show a bar.
@@ -105,7 +103,9 @@ def fit_fine(
             own.append(fine.tokens(layers).to("cpu", torch.float16))
         coarse.append(model.reconstruction_map(layers).cpu())
     for fine, own in zip(fine_maps, kept, strict=True):
-        fit_fine_tokens(fine, own, coarse, config, random=random, seed=seed, progress=progress)
+        fit_fine_tokens(
+            fine, own, coarse, shrinkage=shrinkage, random=random, seed=seed, progress=progress
+        )
 
 
 @torch.no_grad()
@@ -113,8 +113,8 @@ def fit_fine_tokens(
     fine: FineMap,
     kept: Sequence[Tensor],
     coarse: Sequence[Tensor],
-    config: ModelConfig,
     *,
+    shrinkage: float,
     random: np.random.Generator,
     seed: int,
     progress: bool = True,
@@ -125,7 +125,7 @@ def fit_fine_tokens(
         fine: on its device.
         kept: fused tokens (B, N, C) of good images, in batches.
         coarse: distance maps (B, 1, *, *) of the same images.
-        config: the model's.
+        shrinkage: of the whitening.
         random: of the choice of tokens.
         seed: of k-means.
         progress: whether to show a bar.
@@ -136,7 +136,7 @@ def fit_fine_tokens(
         return (tokens.to(device).float() for tokens in kept)
 
     if isinstance(fine.geometry, Whitening):
-        fine.geometry.fit(batches(), config.shrinkage)
+        fine.geometry.fit(batches(), shrinkage)
     else:
         fine.geometry.fit(batches())
     if isinstance(fine.known, Memory):
@@ -148,5 +148,4 @@ def fit_fine_tokens(
         fine.raw(tokens).cpu()
         for tokens in tqdm(batches(), desc="scale", total=len(kept), disable=not progress)
     ]
-    weight = config.patch_weight if isinstance(fine, Patches) else config.fine_weight
-    fine.calibrate(torch.cat(raw), torch.cat(list(coarse)), weight)
+    fine.calibrate(torch.cat(raw), torch.cat(list(coarse)), fine.weight)

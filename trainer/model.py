@@ -83,17 +83,17 @@ class AgpNet(nn.Module):
             )
         finest = min(backbone.strides)
         fine_grid = (config.height // finest, config.width // finest)
-        has_fine = bool(config.fine_regions or config.fine_memory) and finest < stride
         self.fine = (
             Fine(
                 backbone.channels,
                 fine_grid,
                 regions=config.fine_regions,
                 prototypes=config.fine_memory,
+                weight=config.fine_weight,
                 position=config.position_scale,
                 centred=config.fine_centred,
             )
-            if has_fine
+            if (config.fine_regions or config.fine_memory) and finest < stride
             else None
         )
         self.patches = (
@@ -101,6 +101,7 @@ class AgpNet(nn.Module):
                 backbone.channels,
                 fine_grid,
                 prototypes=config.patch_memory,
+                weight=config.patch_weight,
                 position=config.position_scale,
             )
             if config.patch_memory and finest < stride

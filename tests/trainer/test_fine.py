@@ -42,7 +42,7 @@ def test_each_sees_a_thin_scratch_that_the_coarse_grid_does_not(small, tmp_path,
     config = small.model_config(decoder="memory", memory=8, fine_centred=False, **kind)
     model = small.new_model(config)
     samples = [Sample(path, "good") for path in files]
-    fit_fine(model, samples, config, seed=0, reader=reader, progress=False)
+    fit_fine(model, samples, shrinkage=0.03, seed=0, reader=reader, progress=False)
     (fine,) = model.fine_maps()
     image = reader.read([samples[0]])
     marked = image.clone()
@@ -59,7 +59,7 @@ def test_each_sees_a_thin_scratch_that_the_coarse_grid_does_not(small, tmp_path,
 def test_patches_keep_the_strength_that_normalised_tokens_lose():
     """A layer that answers twice as strongly everywhere is another image to the patches alone."""
     torch.manual_seed(0)
-    patches = Patches((6, 9), (8, 8), prototypes=16, position=False)
+    patches = Patches((6, 9), (8, 8), prototypes=16, weight=1.0, position=False)
     layers = [torch.randn(16, 6, 8, 8) + 2.0, torch.randn(16, 9, 4, 4)]
     tokens = patches.tokens(layers)
     patches.geometry.fit([tokens])
