@@ -27,7 +27,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from magnetic_tile import NAMES, lay_out
+from data_sets import NAMES, STUDIED, lay_out
 from numpy.typing import NDArray
 from provenance import RESULTS, write_result
 from torch import Tensor
@@ -384,7 +384,7 @@ def _spread(values: Sequence[float]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--sets", nargs="+", choices=list(NAMES), default=list(NAMES))
+    parser.add_argument("--sets", nargs="+", choices=list(NAMES), default=list(STUDIED))
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--backbone", default=ModelConfig.backbone)

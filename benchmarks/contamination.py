@@ -23,7 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from magnetic_tile import lay_out
+from data_sets import lay_out
 from numpy.typing import NDArray
 from provenance import RESULTS, write_result
 from torch import Tensor

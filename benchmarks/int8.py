@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from magnetic_tile import NAMES, lay_out
+from data_sets import NAMES, lay_out
 from provenance import write_result
 
 from agp_edge import Detector

@@ -33,7 +33,7 @@ import cv2
 import numpy as np
 import stages
 from bare_engines import arithmetic, bare_onnxruntime, bare_openvino
-from magnetic_tile import lay_out
+from data_sets import lay_out
 from numpy.typing import NDArray
 from provenance import write_result
 

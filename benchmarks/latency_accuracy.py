@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from magnetic_tile import lay_out
+from data_sets import lay_out
 from numpy.typing import NDArray
 from provenance import write_result
 

@@ -2,8 +2,8 @@
 
 Trains with the defaults on good images only, exports, and evaluates the exported file through
 `agp_edge.Detector`; beside it, in the same run, detectors on the same frozen features that learn
-nothing. Reads the folder AGP_EDGE_DATA (default ../shared/data) for magnetic_tile, and the package
-elpv-dataset; writes benchmarks/results/magnetic_tile.json and .md.
+nothing. Where the images come from: data_sets.py. Writes benchmarks/results/magnetic_tile.json and
+.md.
 
     python benchmarks/magnetic_tile.py [--seeds 3] [--sets tiles mono poly]
 
@@ -11,14 +11,13 @@ Tiles: the split of the folder, which keeps photos of one tile on one side; the 
 held-out parts, the start and the order. Cells: certain ones (probability 0 or 1); a random 60 % of
 the good ones are for training, by the seed. Neighbouring cells can look alike and stand on both
 sides there: the split is kept because earlier figures used it; `agp-edge demo` has a stricter one.
+KolektorSDD: windows of commutators' surfaces; the seed says whether those of even or of odd number
+are learnt.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import os
-import shutil
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from baselines import Scores, baseline_scores
+from data_sets import NAMES, STUDIED, lay_out
 from numpy.typing import NDArray
 from provenance import write_result
 from sklearn.metrics import roc_auc_score
@@ -49,38 +49,8 @@ from agp_edge.trainer.config import ModelConfig, TrainConfig, config_to_dict
 from agp_edge.trainer.export import onnx_from_checkpoint
 from agp_edge.trainer.train import train
 
-ROOT = Path(__file__).parents[1]
-NAMES = {"tiles": "magnetic tiles", "mono": "solar cells, mono", "poly": "solar cells, poly"}
 BANK = 12_000  # tokens; as in the figures that this benchmark is measured against
-TRAIN_SHARE = 0.6  # of the good solar cells
 RESAMPLES = 1000  # of the paired bootstrap
-
-
-def lay_out(name: str, folder: Path, seed: int) -> Path:
-    """The root of a data set in the MVTec-AD layout; solar cells are copied into `folder`."""
-    if name == "tiles":
-        root = Path(os.environ.get("AGP_EDGE_DATA", ROOT.parent / "shared/data")) / "magnetic_tile"
-        if not root.is_dir():
-            raise SystemExit(
-                f"'{root}' does not exist; set AGP_EDGE_DATA, or give --sets mono poly"
-            )
-        return root
-    package = Path(importlib.util.find_spec("elpv_dataset").origin).parent / "data"
-    rows = [line.split() for line in (package / "labels.csv").read_text().splitlines()]
-    certain = [(package / path, float(p)) for path, p, kind in rows if kind == name]
-    good = [path for path, p in certain if p == 0.0]
-    order = np.random.default_rng(seed).permutation(len(good))
-    count = int(TRAIN_SHARE * len(good))
-    sides = {
-        "train/good": [good[index] for index in order[:count]],
-        "test/good": [good[index] for index in order[count:]],
-        "test/defective": [path for path, p in certain if p == 1.0],
-    }
-    for side, paths in sides.items():
-        (folder / side).mkdir(parents=True)
-        for path in paths:
-            shutil.copyfile(path, folder / side / path.name)
-    return folder
 
 
 def figures(samples: Sequence[Sample], scores: Scores) -> dict[str, Any]:
@@ -285,7 +255,7 @@ def _mean(rows: Sequence[dict[str, Any]], key: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
-    parser.add_argument("--sets", nargs="+", choices=list(NAMES), default=list(NAMES))
+    parser.add_argument("--sets", nargs="+", choices=list(NAMES), default=list(STUDIED))
     parser.add_argument("--no-baselines", action="store_true", help="AGPNet alone: half the time")
     parser.add_argument("--backbone", default=ModelConfig.backbone)
     parser.add_argument("--size", type=int, default=ModelConfig.height, help="pixels a side")

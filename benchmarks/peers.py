@@ -39,7 +39,8 @@ from anomalib.models import Padim, Patchcore, Stfpm, Supersimplenet
 from anomalib.models.components import KCenterGreedy
 from anomalib.pre_processing import PreProcessor
 from baselines import Scores
-from magnetic_tile import NAMES, figures, lay_out, paired_difference
+from data_sets import NAMES, STUDIED, lay_out
+from magnetic_tile import figures, paired_difference
 from numpy.typing import NDArray
 from provenance import write_result
 from torchvision.transforms.v2 import Compose, Normalize, Resize
@@ -325,7 +326,7 @@ def summary_lines(results: dict[str, dict[str, Any]]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--sets", nargs="+", choices=list(NAMES), default=list(NAMES))
+    parser.add_argument("--sets", nargs="+", choices=list(NAMES), default=list(STUDIED))
     everyone = ["PaDiM", "PatchCore", "STFPM", "SuperSimpleNet"]
     parser.add_argument("--peers", nargs="+", choices=everyone, default=everyone)
     parser.add_argument(

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 from baselines import Scores
-from magnetic_tile import NAMES, figures, lay_out, paired_difference
+from data_sets import NAMES, STUDIED, lay_out
+from magnetic_tile import figures, paired_difference
 from provenance import RESULTS, write_result
 
 import agp_edge
@@ -56,7 +57,7 @@ def scored(model: Path, samples: Sequence[Sample]) -> Scores:
 
 def multi_class(scratch: Path) -> dict[str, Any]:
     """Figures of the joined network and of each alone, by product."""
-    roots = {name: lay_out(name, scratch / name, 0) for name in NAMES}
+    roots = {name: lay_out(name, scratch / name, 0) for name in STUDIED}
     model_config, config = setup_defaults("multi-class")
     run = train(
         open_products(list(roots.values())),
@@ -156,7 +157,7 @@ def multi_class_lines(results: dict[str, Any]) -> list[str]:
         "| answered by another branch |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for name in NAMES:
+    for name in STUDIED:
         row = results[name]
         cells = [
             f"{way['image_auroc']:.4f}, " + ("-" if way["aupro"] is None else f"{way['aupro']:.3f}")
