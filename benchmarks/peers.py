@@ -250,10 +250,10 @@ def times(scorers: dict[str, Score], samples: Sequence[Sample]) -> dict[str, dic
 
 
 def run_set(
-    name: str, names: Sequence[str], minutes: float, scratch: Path, kept: Path
+    name: str, seed: int, names: Sequence[str], minutes: float, scratch: Path, kept: Path
 ) -> dict[str, Any]:
     """Figures and times of all detectors on one data set; `kept` holds fitted peers."""
-    root = lay_out(name, scratch / "data", 0)
+    root = lay_out(name, scratch / "data", seed)
     dataset = open_dataset(root)
     samples = dataset.test
     start = time.perf_counter()
@@ -333,6 +333,8 @@ def main() -> int:
         "--minutes", type=float, default=10.0, help="most training time of each (default: 10)"
     )
     parser.add_argument("--fitted", type=Path, help="keep trained peers here, and reuse them")
+    parser.add_argument("--seed", type=int, default=0, help="of the split, see data_sets.py")
+    parser.add_argument("--output", default="peers", help="name of the result files")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("anomalib").setLevel(logging.ERROR)
@@ -344,10 +346,17 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as scratch:
             kept = (arguments.fitted or Path(scratch) / "fitted") / name
             kept.mkdir(parents=True, exist_ok=True)
-            results[name] = run_set(name, arguments.peers, arguments.minutes, Path(scratch), kept)
+            results[name] = run_set(
+                name, arguments.seed, arguments.peers, arguments.minutes, Path(scratch), kept
+            )
         path = write_result(
-            "peers",
-            {"minutes": arguments.minutes, "data": {"solar cells": DATA_NOTE}, "results": results},
+            arguments.output,
+            {
+                "minutes": arguments.minutes,
+                "seed": arguments.seed,
+                "data": {"solar cells": DATA_NOTE},
+                "results": results,
+            },
         )
     lines = [
         f"Training stopped after {arguments.minutes:g} minutes on one core, or at the detector's "
@@ -357,7 +366,7 @@ def main() -> int:
     ]
     print("\n".join(lines))
     with write_aside(path.with_suffix(".md")) as aside:
-        aside.write_text("# peers\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+        aside.write_text(f"# {arguments.output}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
     return 0
 
 
