@@ -250,10 +250,9 @@ def times(scorers: dict[str, Score], samples: Sequence[Sample]) -> dict[str, dic
 
 
 def run_set(
-    name: str, seed: int, names: Sequence[str], minutes: float, scratch: Path, kept: Path
+    root: Path, names: Sequence[str], minutes: float, scratch: Path, kept: Path
 ) -> dict[str, Any]:
     """Figures and times of all detectors on one data set; `kept` holds fitted peers."""
-    root = lay_out(name, scratch / "data", seed)
     dataset = open_dataset(root)
     samples = dataset.test
     start = time.perf_counter()
@@ -279,7 +278,7 @@ def run_set(
             inferencers[f"{other}, OpenVINO"] = inferencer
         except Exception as error:  # whatever the export cannot do is part of the answer
             trained[other]["openvino"] = f"{type(error).__name__}: {error}"[:200]
-        print(f"{NAMES[name]}: {other}: {trained[other]}", flush=True)
+        print(f"{other}: {trained[other]}", flush=True)
     scores = {way: all_scores(score, samples) for way, score in scorers.items()}
     latency = times({**scorers, **inferencers}, samples)
     return {
@@ -346,9 +345,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as scratch:
             kept = (arguments.fitted or Path(scratch) / "fitted") / name
             kept.mkdir(parents=True, exist_ok=True)
-            results[name] = run_set(
-                name, arguments.seed, arguments.peers, arguments.minutes, Path(scratch), kept
-            )
+            root = lay_out(name, Path(scratch) / "data", arguments.seed)
+            results[name] = run_set(root, arguments.peers, arguments.minutes, Path(scratch), kept)
         path = write_result(
             arguments.output,
             {
