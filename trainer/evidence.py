@@ -51,7 +51,7 @@ class Evidence(nn.Module):
         return raw if self.position is None else self.position(raw)
 
     @torch.no_grad()
-    def calibrate(self, raw: Tensor, coarse: Tensor, weight: float) -> None:
+    def calibrate(self, raw: Tensor, coarse: Tensor, weight: float, *, copies: float = 1.0) -> None:
         """Fits the position scaling, and makes this map's standard deviation worth `weight`.
 
         Args:
@@ -59,9 +59,10 @@ class Evidence(nn.Module):
             coarse: (n, 1, *, *), the coarse distance of the same images, whose standard deviation
                 is the unit of `weight`.
             weight: of this map; 0 silences it.
+            copies: see `PositionScale.fit`.
         """
         if self.position is not None:
-            self.position.fit([raw])
+            self.position.fit([raw], copies=copies)
         placed = self.placed(raw.to(self.gain.device))
         self.offset.copy_(placed.mean())
         # identical images have no spread, and their rounding must not be blown up

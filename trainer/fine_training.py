@@ -104,7 +104,14 @@ def fit_fine(
         coarse.append(model.reconstruction_map(layers).cpu())
     for fine, own in zip(fine_maps, kept, strict=True):
         fit_fine_tokens(
-            fine, own, coarse, shrinkage=shrinkage, random=random, seed=seed, progress=progress
+            fine,
+            own,
+            coarse,
+            shrinkage=shrinkage,
+            random=random,
+            seed=seed,
+            copies=len(chosen) / len({sample.path for sample in chosen}),
+            progress=progress,
         )
 
 
@@ -117,6 +124,7 @@ def fit_fine_tokens(
     shrinkage: float,
     random: np.random.Generator,
     seed: int,
+    copies: float = 1.0,
     progress: bool = True,
 ) -> None:
     """Fits a fine map to fused tokens that were read already.
@@ -128,6 +136,7 @@ def fit_fine_tokens(
         shrinkage: of the whitening.
         random: of the choice of tokens.
         seed: of k-means.
+        copies: see `PositionScale.fit`.
         progress: whether to show a bar.
     """
     device = fine.gain.device
@@ -148,4 +157,4 @@ def fit_fine_tokens(
         fine.raw(tokens).cpu()
         for tokens in tqdm(batches(), desc="scale", total=len(kept), disable=not progress)
     ]
-    fine.calibrate(torch.cat(raw), torch.cat(list(coarse)), fine.weight)
+    fine.calibrate(torch.cat(raw), torch.cat(list(coarse)), fine.weight, copies=copies)

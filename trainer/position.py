@@ -50,8 +50,13 @@ class PositionScale(nn.Module):
         return self.mean.mean() + (distance - self.mean) * gain
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[Tensor]) -> None:
+    def fit(self, batches: Iterable[Tensor], *, copies: float = 1.0) -> None:
         """Sets the map from distance maps (B, 1, grid height, grid width) of good images.
+
+        Args:
+            batches: the maps.
+            copies: of each image, a little changed, are among them. Of how a position differs from
+                image to image they tell no more than the image alone.
 
         Raises:
             ModelError: there is no map, or one is not finite.
@@ -70,7 +75,8 @@ class PositionScale(nn.Module):
             raise ModelError("the distance maps of the good images are not finite; train again")
         own = total / count
         variance = (square / count - own.square()).clamp(min=0.0)
-        weight = count / (count + _COMMON_IMAGES)
+        images = count / copies
+        weight = images / (images + _COMMON_IMAGES)
         mean = weight * own + (1.0 - weight) * own.mean()
         spread = (weight * variance + (1.0 - weight) * variance.mean()).sqrt()
         if spread.max() <= 1e-9:  # all images are equal, or there is one: nothing to learn from

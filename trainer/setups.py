@@ -39,13 +39,8 @@ def setup_defaults(setup: str, decoder: str | None = None) -> tuple[ModelConfig,
     """The configs that a setup starts from with that decoder; None: the default one."""
     decoder = decoder or ModelConfig.decoder
     if setup == "few-shot":
-        # From copies of a few images neither the spread at a position nor a full covariance can be
-        # learned. Solar cells, the Gaussian that the decoder starts from, 1 / 2 / 4 images: image
-        # AUROC 0.61 / 0.62 / 0.68 with position scaling, 0.65 / 0.68 / 0.74 without.
-        return (
-            ModelConfig(decoder=decoder, position_scale=False, shrinkage=1.0),
-            TrainConfig(setup=setup),
-        )
+        # From copies of a few images no full covariance can be learned.
+        return ModelConfig(decoder=decoder, shrinkage=1.0), TrainConfig(setup=setup)
     if setup == "multi-class":
         # One decoder for all: a position means something else in each product. What is fitted has
         # a branch per product (products.py).

@@ -258,6 +258,7 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
                 in_order(features, config.batch, own),
                 in_order(features, config.batch, random.permutation(own)),
                 on,
+                copies=len(own) / max(len({samples[index].path for index in own}), 1),
                 awaits_fine=completed and bool(model.fine_maps()),
             )
     if first and model.fine_maps():
@@ -289,6 +290,7 @@ def _finish(
     again: Iterable[tuple[Tensor, Tensor]],
     on: torch.device,
     *,
+    copies: float,
     awaits_fine: bool,
 ) -> None:
     """Fits the best epoch's scales; the checkpoint is finished unless more follows.
@@ -298,6 +300,7 @@ def _finish(
         batches: fused tokens and prior masks of good images.
         again: the same in another order, read after the first.
         on: the device.
+        copies: see `PositionScale.fit`.
         awaits_fine: whether the fine maps come after this.
     """
     model, checkpoint = load_model(folder)
@@ -306,7 +309,8 @@ def _finish(
     model.to(on)
     if model.position is not None:
         model.position.fit(
-            model.raw_distance(model.whitened(tokens.to(on))) for tokens, _ in batches
+            (model.raw_distance(model.whitened(tokens.to(on))) for tokens, _ in batches),
+            copies=copies,
         )
     if model.discriminator is not None:
         scale_discriminator(

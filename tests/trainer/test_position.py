@@ -53,6 +53,17 @@ def test_batches_do_not_matter():
     torch.testing.assert_close(whole.spread, cut.spread)
 
 
+def test_copies_tell_no_more_than_their_images():
+    good = maps(3)
+    few, copied, many = PositionScale(GRID), PositionScale(GRID), PositionScale(GRID)
+    few.fit([good])
+    copied.fit([good] * 40, copies=40)
+    many.fit([good] * 40)
+    torch.testing.assert_close(copied.mean, few.mean)
+    torch.testing.assert_close(copied.spread, few.spread)
+    assert many.mean.std() > 1.5 * few.mean.std()  # 3 images count as 3 of 7, 120 as 120 of 124
+
+
 @pytest.mark.parametrize("good", [maps(1), maps(1).repeat(4, 1, 1, 1)], ids=["one", "identical"])
 def test_without_variation_nothing_is_amplified(good):
     scale = PositionScale(GRID)

@@ -10,7 +10,7 @@ from agp_edge.dataset import Sample, open_products
 from agp_edge.errors import DataError, ModelError
 from agp_edge.manifest import read_manifest
 from agp_edge.trainer.augment import Change, changed_copies
-from agp_edge.trainer.checkpoint import read_checkpoint
+from agp_edge.trainer.checkpoint import load_model, read_checkpoint
 from agp_edge.trainer.config import ModelConfig, TrainConfig
 from agp_edge.trainer.data import epoch_order, read_frame, training_data
 from agp_edge.trainer.few_shot import choose_augment
@@ -113,6 +113,12 @@ def test_few_shot_promises_no_rate(small, tmp_path, capfd, count):
     checkpoint, _ = read_checkpoint(run)
     assert len(checkpoint.train_files) == count
     assert checkpoint.train.augment in ("shift", "flip", "rotate")
+    # what copies say of a position is not taken for what so many images would
+    position = load_model(run)[0].position
+    assert position is not None
+    variance = position.spread.square()
+    assert variance.min() / variance.mean() > 4 / (count + 4) - 1e-4
+    assert variance.max() / variance.mean() > 1.01
 
 
 def test_copies_are_the_same_again_and_those_of_the_threshold_are_others(small, tmp_path):
