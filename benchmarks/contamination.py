@@ -167,7 +167,7 @@ def main() -> None:
         "# 5 % defects among the good images",
         "",
         "Written by benchmarks/contamination.py; mean and smallest to largest over the seeds. "
-        f"AUROC without the fine map; suspects lie above {LIMIT:g} "
+        f"AUROC without the fine maps; suspects lie above {LIMIT:g} "
         "deviations.",
         "",
         "| set | seeds | good + planted | precision | recall | " + " | ".join(ARMS) + " |",
