@@ -2,7 +2,7 @@
 
     python benchmarks/contamination.py [--sets mono poly generated] [--seeds 3]
 
-Known defective solar cells (mono, poly; the split of magnetic_tile.py) and generated textures with
+Known defective solar cells (mono, poly; the split of data_sets.py) and generated textures with
 synthetic defects are planted among the training images, as 5 % of them. Found are suspects by
 `agp_edge.trainer.suspects`. Image AUROC over the test images that were not planted: of the default
 network without its fine maps, which is what four arms and three seeds can afford, taught by clean,

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["NAMES", "STUDIED", "lay_out"]
 
@@ -26,7 +27,7 @@ NAMES = {
     "poly": "solar cells, poly",
     "kolektor": "KolektorSDD",
 }
-STUDIED = ("tiles", "mono", "poly")  # the sets that every table is of
+STUDIED = ("tiles", "mono", "poly")  # what a table is of unless it is told otherwise
 TRAIN_SHARE = 0.6  # of the good solar cells
 WINDOWS = 3  # that a commutator's tall image is cut into: about 500 x 420 pixels each
 LEAST_DEFECT = 30  # pixels of a crack in a window that counts as defective; fewer: left out
@@ -34,6 +35,11 @@ LEAST_DEFECT = 30  # pixels of a crack in a window that counts as defective; few
 
 def lay_out(name: str, folder: Path, seed: int) -> Path:
     """The root of a data set in the MVTec-AD layout; what has to be made is made in `folder`.
+
+    Args:
+        name: one of NAMES.
+        folder: does not exist yet, or is empty.
+        seed: of the split, where the data set does not bring one.
 
     Raises:
         SystemExit: the data set is not there.
@@ -77,7 +83,7 @@ def _commutators(root: Path, folder: Path, seed: int) -> Path:
     return folder
 
 
-def _write(path: Path, image: np.ndarray) -> None:
+def _write(path: Path, image: NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), image)
 

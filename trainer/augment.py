@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["AUGMENTS", "Change", "ChangedSample", "changed_copies"]
+__all__ = ["AUGMENTS", "Change", "ChangedSample", "changed_copies", "copies_of_each"]
 
 # What a copy may be, besides shifted, scaled and relit: as it is; mirrored at either axis or both
 # (a half turn); turned by right angles too.
@@ -120,6 +120,11 @@ def changed_copies(
             )
         )
     return tuple(copies)
+
+
+def copies_of_each(samples: Sequence[Sample]) -> float:
+    """How many of the samples come from one image, on average; 1 where all are different images."""
+    return len(samples) / max(len({sample.path for sample in samples}), 1)
 
 
 def _drawn(random: np.random.Generator, augment: str) -> Change:

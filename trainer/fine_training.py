@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from agp_edge.trainer.augment import copies_of_each
 from agp_edge.trainer.checkpoint import load_model, write_checkpoint
 from agp_edge.trainer.decoder_fitting import sampled_tokens
 from agp_edge.trainer.fusion import Whitening
@@ -110,7 +111,7 @@ def fit_fine(
             shrinkage=shrinkage,
             random=random,
             seed=seed,
-            copies=len(chosen) / len({sample.path for sample in chosen}),
+            copies=copies_of_each(chosen),
             progress=progress,
         )
 

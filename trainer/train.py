@@ -12,6 +12,7 @@ import torch
 
 from agp_edge.errors import ModelError
 from agp_edge.files import remove_leftovers
+from agp_edge.trainer.augment import copies_of_each
 from agp_edge.trainer.checkpoint import load_model, write_checkpoint
 from agp_edge.trainer.config import FITTED, ModelConfig, TrainConfig, check_train_config
 from agp_edge.trainer.data import (
@@ -258,7 +259,7 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
                 in_order(features, config.batch, own),
                 in_order(features, config.batch, random.permutation(own)),
                 on,
-                copies=len(own) / max(len({samples[index].path for index in own}), 1),
+                copies=copies_of_each([samples[index] for index in own]),
                 awaits_fine=completed and bool(model.fine_maps()),
             )
     if first and model.fine_maps():
