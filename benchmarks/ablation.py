@@ -47,6 +47,7 @@ from agp_edge.trainer.train import train
 DEFECTS = 4  # synthetic ones in each good image that is judged
 WEIGHTS = (0.0, 0.5, 1.0)  # of the fine map; the default's has a row of its own
 PATCH_WEIGHTS = (0.0, 1.4)
+BORDER_WEIGHTS = (0.0, 1.0)
 SHARES = (0.005, 0.02, 0.05)  # of the map, for the mean of the largest
 POWERS = (16, 24)  # beside the default
 BATCH = 16
@@ -251,6 +252,22 @@ def fine(study: Study) -> Rows:
         yield study.row("patches", f"{count} prototypes", other.distance_map)
 
 
+def border(study: Study) -> Rows:
+    """What the outermost tokens count."""
+    model = study.model
+    assert model.border is not None
+    lost = model.border.lost.clone()
+    for weight in BORDER_WEIGHTS:
+        model.border.lost.copy_(lost * (1.0 - weight) / (1.0 - study.config.border_weight))
+        yield study.row("border", f"weight {weight:g} beyond the limit", model.distance_map)
+    model.border.lost.copy_(lost)
+    for limit in (0.0, 4.0):
+        config = replace(study.config, border_limit=limit)
+        other = study.trained(f"limit {limit:g}", config)
+        label = f"limit at {limit:g} standard deviations"
+        yield study.row("border", label, other.distance_map)
+
+
 def decoder(study: Study) -> Rows:
     """What rebuilds a token, beside the same fine map."""
     for regions in (1, 2, 8):
@@ -310,7 +327,8 @@ def noise(study: Study) -> Rows:
 
 
 PARTS: dict[str, Callable[[Study], Rows]] = {
-    part.__name__: part for part in (score, fine, decoder, target, backbone, discriminators, noise)
+    part.__name__: part
+    for part in (score, fine, border, decoder, target, backbone, discriminators, noise)
 }
 
 

@@ -38,7 +38,7 @@ __all__ = [
     "write_checkpoint",
 ]
 
-FORMAT = "4.0"
+FORMAT = "5.0"
 WEIGHTS_NAME = "checkpoint.safetensors"
 DOCUMENT_NAME = "checkpoint.json"
 

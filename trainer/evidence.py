@@ -42,7 +42,11 @@ class Evidence(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, C) -> evidence (B, 1, *grid)."""
-        placed = self.placed(self.raw(tokens))
+        return self.evidence(self.raw(tokens))
+
+    def evidence(self, raw: Tensor) -> Tensor:
+        """What `raw` gave, position-scaled and in the unit of the coarse distance."""
+        placed = self.placed(raw)
         offset = placed.mean(dim=(2, 3), keepdim=True) if self.centred else self.offset
         return self.gain * (placed - offset)
 

@@ -78,7 +78,7 @@ def fit_fine(
     reader: ImageReader,
     progress: bool = True,
 ) -> None:
-    """Fits geometry, regions or prototypes and scales of the fine maps; the rest is fitted already.
+    """Fits the fine maps and the border; the rest is fitted already.
 
     Args:
         model: on its device.
@@ -103,23 +103,22 @@ def fit_fine(
         for fine, own in zip(fine_maps, kept, strict=True):
             own.append(fine.tokens(layers).to("cpu", torch.float16))
         coarse.append(model.reconstruction_map(layers).cpu())
-    for fine, own in zip(fine_maps, kept, strict=True):
-        fit_fine_tokens(
-            fine,
-            own,
-            coarse,
-            shrinkage=shrinkage,
-            random=random,
-            seed=seed,
-            copies=copies_of_each(chosen),
-            progress=progress,
-        )
+    fit_fine_tokens(
+        model,
+        kept,
+        coarse,
+        shrinkage=shrinkage,
+        random=random,
+        seed=seed,
+        copies=copies_of_each(chosen),
+        progress=progress,
+    )
 
 
 @torch.no_grad()
 def fit_fine_tokens(
-    fine: FineMap,
-    kept: Sequence[Tensor],
+    model: AgpNet,
+    kept: Sequence[Sequence[Tensor]],
     coarse: Sequence[Tensor],
     *,
     shrinkage: float,
@@ -128,18 +127,41 @@ def fit_fine_tokens(
     copies: float = 1.0,
     progress: bool = True,
 ) -> None:
-    """Fits a fine map to fused tokens that were read already.
+    """Fits geometry, regions or prototypes and scales of the fine maps, and the border after them.
 
     Args:
-        fine: on its device.
-        kept: fused tokens (B, N, C) of good images, in batches.
-        coarse: distance maps (B, 1, *, *) of the same images.
+        model: on its device.
+        kept: for each fine map its fused tokens (B, N, C) of good images, in batches.
+        coarse: distance maps (B, 1, gh, gw) of the same images, in the same batches.
         shrinkage: of the whitening.
         random: of the choice of tokens.
         seed: of k-means.
         copies: see `PositionScale.fit`.
-        progress: whether to show a bar.
+        progress: whether to show bars.
     """
+    total = [model.enlarged(distance.cpu()) for distance in coarse]
+    for fine, own in zip(model.fine_maps(), kept, strict=True):
+        _fit_map(fine, own, shrinkage=shrinkage, random=random, seed=seed)
+        raw = [
+            fine.raw(tokens.to(fine.gain.device).float()).cpu()
+            for tokens in tqdm(own, desc="scale", disable=not progress)
+        ]
+        fine.calibrate(torch.cat(raw), torch.cat(list(coarse)), fine.weight, copies=copies)
+        scaled = (fine.evidence(found.to(fine.gain.device)).cpu() for found in raw)
+        total = [distance + found for distance, found in zip(total, scaled, strict=True)]
+    if model.border is not None:
+        model.border.fit(total)
+
+
+def _fit_map(
+    fine: FineMap,
+    kept: Sequence[Tensor],
+    *,
+    shrinkage: float,
+    random: np.random.Generator,
+    seed: int,
+) -> None:
+    """Geometry, and regions or prototypes in it."""
     device = fine.gain.device
 
     def batches() -> Iterator[Tensor]:
@@ -154,8 +176,3 @@ def fit_fine_tokens(
         fine.known.fit(fine.geometry(rows), seed)
     else:
         fine.known.fit(fine.geometry(tokens) for tokens in batches())
-    raw = [
-        fine.raw(tokens).cpu()
-        for tokens in tqdm(batches(), desc="scale", total=len(kept), disable=not progress)
-    ]
-    fine.calibrate(torch.cat(raw), torch.cat(list(coarse)), fine.weight, copies=copies)

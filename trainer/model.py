@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from agp_edge.errors import ModelError
 from agp_edge.trainer.backbone import Backbone
+from agp_edge.trainer.border import Border
 from agp_edge.trainer.config import DECODERS, FITTED, ModelConfig
 from agp_edge.trainer.decoder import MlpDecoder, TransformerDecoder
 from agp_edge.trainer.discriminator import DISCRIMINATOR_LAYERS, Discriminator
@@ -28,13 +29,14 @@ _EPSILON = 1e-8
 
 
 class AgpNet(nn.Module):
-    """Frozen backbone, fusion, whitening, reconstruction, position scaling, further evidence."""
+    """Frozen backbone, fusion, whitening, reconstruction, position scaling, fine maps, border."""
 
     decoder: Gaussians | Memory | TransformerDecoder | MlpDecoder
     whitening: Whitening | None
     position: PositionScale | None
     fine: Fine | None
     patches: Patches | None
+    border: Border | None
     discriminator: Discriminator | None
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
@@ -108,6 +110,13 @@ class AgpNet(nn.Module):
             else None
         )
         self.output_grid = fine_grid if self.fine_maps() else self.grid  # of the distance map
+        if not 0.0 <= config.border_weight <= 1.0:
+            raise ModelError(f"border_weight is {config.border_weight}; expected 0 to 1")
+        self.border = (
+            Border(fine_grid, weight=config.border_weight, deviations=config.border_limit)
+            if self.fine_maps() and config.border_weight < 1.0
+            else None
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Distance map (B, 1, *output_grid) of images (B, 3, H, W); larger is worse."""
@@ -119,13 +128,18 @@ class AgpNet(nn.Module):
         distance = self.placed(self.whitened(tokens))
         if self.discriminator is not None:
             distance = distance + self.discriminator(tokens)
-        if self.output_grid != self.grid:
-            distance = functional.interpolate(
-                distance, self.output_grid, mode="bilinear", align_corners=False
-            )
+        distance = self.enlarged(distance)
         for fine in self.fine_maps():
             distance = distance + fine(fine.tokens(features))
-        return distance
+        return distance if self.border is None else self.border(distance)
+
+    def enlarged(self, distance: Tensor) -> Tensor:
+        """A coarse map (B, 1, gh, gw) on the output grid, (B, 1, *output_grid)."""
+        if self.output_grid == self.grid:
+            return distance
+        return functional.interpolate(
+            distance, self.output_grid, mode="bilinear", align_corners=False
+        )
 
     def fine_maps(self) -> tuple[FineMap, ...]:
         """Those that the network has."""

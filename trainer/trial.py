@@ -138,16 +138,9 @@ def _teach(model: AgpNet, config: ModelConfig, features: Iterable[list[Tensor]],
         model.position.fit(distances)
         distances = [model.position(distance) for distance in distances]
     random = np.random.default_rng([seed, 17])
-    for fine, own in zip(model.fine_maps(), kept, strict=True):
-        fit_fine_tokens(
-            fine,
-            own,
-            distances,
-            shrinkage=config.shrinkage,
-            random=random,
-            seed=seed,
-            progress=False,
-        )
+    fit_fine_tokens(
+        model, kept, distances, shrinkage=config.shrinkage, random=random, seed=seed, progress=False
+    )
 
 
 class _Judge:
