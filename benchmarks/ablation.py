@@ -47,7 +47,7 @@ from agp_edge.trainer.train import train
 DEFECTS = 4  # synthetic ones in each good image that is judged
 WEIGHTS = (0.0, 0.5, 1.0)  # of the fine map; the default's has a row of its own
 PATCH_WEIGHTS = (0.0, 1.4)
-BORDER_WEIGHTS = (0.0, 1.0)
+BORDER_WEIGHTS = (0.0, 0.5, 1.0)  # of what is beyond the limit; 1: there is no border
 SHARES = (0.005, 0.02, 0.05)  # of the map, for the mean of the largest
 POWERS = (16, 24)  # beside the default
 BATCH = 16
@@ -254,17 +254,17 @@ def fine(study: Study) -> Rows:
 
 def border(study: Study) -> Rows:
     """What the outermost tokens count."""
-    model = study.model
-    assert model.border is not None
-    lost = model.border.lost.clone()
+    border = study.model.border
+    assert border is not None
+    own = float(border.weight)
     for weight in BORDER_WEIGHTS:
-        model.border.lost.copy_(lost * (1.0 - weight) / (1.0 - study.config.border_weight))
-        yield study.row("border", f"weight {weight:g} beyond the limit", model.distance_map)
-    model.border.lost.copy_(lost)
-    for limit in (0.0, 4.0):
-        config = replace(study.config, border_limit=limit)
-        other = study.trained(f"limit {limit:g}", config)
-        label = f"limit at {limit:g} standard deviations"
+        border.weight.fill_(weight)
+        yield study.row("border", f"weight {weight:g}", study.model.distance_map)
+    border.weight.fill_(own)
+    for deviations in (2.0, 4.0):
+        config = replace(study.config, border_deviations=deviations)
+        other = study.trained(f"beyond {deviations:g}", config)
+        label = f"beyond {deviations:g} standard deviations"
         yield study.row("border", label, other.distance_map)
 
 

@@ -1,21 +1,18 @@
-"""The border: what the outermost tokens say beyond the usual counts less.
+"""The border: false peaks of the outermost tokens count no more than those inside.
 
-Their receptive fields see the zeros that the backbone's convolutions pad with, and neither the
-interpolation nor the blur of the anomaly map averages them with neighbours on both sides: good
-images have their highest peaks there. Up to what good images usually have, nothing changes, so that
-a defect at the border still is where it is. It has no source in arXiv 2408.07490; it is ours.
+The receptive fields of the outermost tokens see the zeros that the backbone's convolutions pad
+with, and neither the interpolation nor the blur of the anomaly map averages them with neighbours on
+both sides. On most products good images have their highest peaks there, and the score looks for
+peaks. How much less they have to count is read from the good images; up to what these usually have,
+nothing changes, so that a defect at the border still is where it is. It has no source in
+arXiv 2408.07490; it is ours.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = ["Border"]
 
@@ -25,33 +22,43 @@ _UNREACHED = 1e4  # a limit that no distance has; FP16 holds it
 class Border(nn.Module):
     """`d' = d - (1 - w) max(d - l, 0)` at the outermost tokens, `d' = d` elsewhere.
 
-    w is the weight, l the limit. Until `fit` no distance reaches it, and the map is the identity.
+    l is the limit; w, at most 1, gives the outermost tokens of good images the same mean excess
+    `max(d' - l, 0)` as those inside have. Until `fit` the map is the identity.
     """
 
     limit: Tensor
-    lost: Tensor
+    weight: Tensor
+    outermost: Tensor
 
-    def __init__(self, grid: tuple[int, int], *, weight: float, deviations: float) -> None:
+    def __init__(self, grid: tuple[int, int], deviations: float) -> None:
         """Reserves the map.
 
         Args:
             grid: height and width of the distance map.
-            weight: of what is beyond the limit, in [0, 1].
             deviations: of good images' distances, from their mean to the limit.
         """
         super().__init__()
         self.deviations = deviations
-        inside = torch.zeros(max(grid[0] - 2, 0), max(grid[1] - 2, 0))
-        lost = functional.pad(inside, (1, 1, 1, 1), value=1.0 - weight)
-        self.register_buffer("lost", lost[: grid[0], : grid[1]], persistent=False)
+        outermost = torch.ones(grid)
+        outermost[1:-1, 1:-1] = 0.0
+        self.register_buffer("outermost", outermost, persistent=False)
         self.register_buffer("limit", torch.tensor(_UNREACHED))
+        self.register_buffer("weight", torch.ones(()))
 
     def forward(self, distance: Tensor) -> Tensor:
         """Distance maps (B, 1, grid height, grid width) -> the same shape."""
-        return distance - self.lost * functional.relu(distance - self.limit)
+        lost = (1.0 - self.weight) * self.outermost
+        return distance - lost * functional.relu(distance - self.limit)
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[Tensor]) -> None:
-        """Sets the limit from distance maps (B, 1, grid height, grid width) of good images."""
-        values = torch.cat([batch.flatten() for batch in batches]).double()
-        self.limit.copy_(values.mean() + self.deviations * values.std(correction=0))
+    def fit(self, distance: Tensor) -> None:
+        """Sets limit and weight from distance maps (n, 1, *grid) of good images."""
+        values = distance.double()
+        limit = values.mean() + self.deviations * values.std(correction=0)
+        excess = functional.relu(values - limit)
+        outermost = self.outermost.bool().to(excess.device)
+        there, inside = excess[..., outermost], excess[..., ~outermost]
+        # with nothing to compare, or no peaks at the border, all stays as it is
+        comparable = inside.numel() > 0 and bool(there.any())
+        self.weight.fill_(min(1.0, float(inside.mean() / there.mean())) if comparable else 1.0)
+        self.limit.copy_(limit)

@@ -77,10 +77,9 @@ class ModelConfig:
     # Prototypes of patches of the first layer, neither normalised nor whitened; 0: none; ours.
     patch_memory: int = 256
     patch_weight: float = 0.7  # in the unit of fine_weight
-    # How much of what the outermost tokens of the finest grid have beyond the limit counts; 1: all;
-    # without fine maps it is not used; ours.
-    border_weight: float = 0.5
-    border_limit: float = 2.0  # standard deviations of good images' distances, from their mean
+    # Standard deviations of good images' distances, from their mean: beyond that the outermost
+    # tokens of the finest grid may count less; 0: never; without fine maps it is not used; ours.
+    border_deviations: float = 3.0
     discriminators: int = 0  # networks trained on noise beside the coarse distance; 0: none; ours
     discriminator_width: int = 64  # channels of each one's hidden layer
     discriminator_weight: float = 0.3  # in the unit of fine_weight

@@ -51,8 +51,8 @@ _AFTER_FUSION = frozenset(
         "whiten", "components", "shrinkage", "decoder", "decoder_width", "decoder_depth",
         "decoder_heads", "bottleneck", "dropout", "position_scale", "distance", "sigma", "score",
         "top_share", "power", "memory", "products", "fine_memory", "fine_regions", "fine_weight",
-        "fine_centred", "patch_memory", "patch_weight", "border_weight",
-        "border_limit", "discriminators", "discriminator_width",
+        "fine_centred", "patch_memory", "patch_weight", "border_deviations",
+        "discriminators", "discriminator_width",
         "discriminator_weight", "regions",
     }
 )  # fmt: skip

@@ -150,7 +150,7 @@ def fit_fine_tokens(
         scaled = (fine.evidence(found.to(fine.gain.device)).cpu() for found in raw)
         total = [distance + found for distance, found in zip(total, scaled, strict=True)]
     if model.border is not None:
-        model.border.fit(total)
+        model.border.fit(torch.cat(total))
 
 
 def _fit_map(

@@ -110,11 +110,9 @@ class AgpNet(nn.Module):
             else None
         )
         self.output_grid = fine_grid if self.fine_maps() else self.grid  # of the distance map
-        if not 0.0 <= config.border_weight <= 1.0:
-            raise ModelError(f"border_weight is {config.border_weight}; expected 0 to 1")
         self.border = (
-            Border(fine_grid, weight=config.border_weight, deviations=config.border_limit)
-            if self.fine_maps() and config.border_weight < 1.0
+            Border(fine_grid, config.border_deviations)
+            if self.fine_maps() and config.border_deviations
             else None
         )
 

@@ -1,42 +1,69 @@
-"""The border: peaks of the outermost tokens count less, what is usual and what is inside stays."""
+"""The border: false peaks of the outermost tokens count less, what is usual and inside stays."""
 
 import pytest
 import torch
 
 from agp_edge.dataset import Sample
-from agp_edge.errors import ModelError
 from agp_edge.trainer.border import Border
 from agp_edge.trainer.data import ImageReader
 from agp_edge.trainer.fine_training import fit_fine
 
 MEAN, STD = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
+GRID = (6, 8)
 
 
-def test_only_peaks_of_the_outermost_tokens_count_less():
+def outermost() -> torch.Tensor:
+    there = torch.ones(GRID, dtype=torch.bool)
+    there[1:-1, 1:-1] = False
+    return there
+
+
+def good_maps(border_peaks: float) -> torch.Tensor:
+    """Noise with peaks inside, and others of that height at the border."""
     torch.manual_seed(0)
-    border = Border((6, 8), weight=0.25, deviations=2.0)
-    distance = 5.0 + torch.randn(30, 1, 6, 8)
-    assert torch.equal(border(distance), distance)  # nothing is known yet
-    border.fit(distance.split(10))
-    limit = float(distance.mean() + 2.0 * distance.std())
+    maps = 5.0 + 0.1 * torch.randn(200, 1, *GRID)
+    maps[::10, 0, 3, 3] += 2.0
+    maps[::4, 0, 0, 2] += border_peaks
+    return maps
+
+
+def test_false_peaks_at_the_border_come_to_count_like_those_inside():
+    border, maps = Border(GRID, 3.0), good_maps(4.0)
+    assert torch.equal(border(maps), maps)  # nothing is known yet
+    border.fit(maps)
+    limit = float(maps.mean() + 3.0 * maps.std())
     assert float(border.limit) == pytest.approx(limit, abs=1e-3)
-    found = border(distance)
-    assert torch.equal(found[..., 1:-1, 1:-1], distance[..., 1:-1, 1:-1])
-    low = distance <= border.limit
-    assert torch.equal(found[low], distance[low])
-    outermost = torch.ones(6, 8, dtype=torch.bool)
-    outermost[1:-1, 1:-1] = False
-    high = (distance > border.limit) & outermost
-    assert high.any()
-    expected = border.limit + 0.25 * (distance[high] - border.limit)
-    torch.testing.assert_close(found[high], expected)
+    assert 0.0 < float(border.weight) < 0.5
+    found, there = border(maps), outermost()
+    excess = torch.relu(found - border.limit)
+    assert float(excess[..., there].mean()) == pytest.approx(
+        float(excess[..., ~there].mean()), rel=1e-3
+    )
+    assert torch.equal(found[..., ~there], maps[..., ~there])
+    usual = maps <= border.limit
+    assert torch.equal(found[usual], maps[usual])
+    # a higher peak stays the higher one
+    assert float(border(maps + 1.0)[0, 0, 0, 2]) > float(found[0, 0, 0, 2])
+
+
+def test_a_border_without_false_peaks_counts_in_full():
+    border, maps = Border(GRID, 3.0), good_maps(0.0)
+    border.fit(maps)
+    assert float(border.weight) == 1.0
+    assert torch.equal(border(maps + 3.0), maps + 3.0)
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 5), (1, 4)])
-def test_a_grid_may_be_all_border(grid):
-    border = Border(grid, weight=0.0, deviations=1.0)
-    border.fit([torch.zeros(3, 1, *grid)])
-    assert torch.equal(border(torch.ones(1, 1, *grid)), torch.zeros(1, 1, *grid))
+def test_a_grid_that_is_all_border_has_nothing_to_compare(grid):
+    border = Border(grid, 1.0)
+    border.fit(torch.rand(30, 1, *grid))
+    assert float(border.weight) == 1.0
+
+
+def test_identical_images_change_nothing():
+    border = Border(GRID, 3.0)
+    border.fit(torch.ones(4, 1, *GRID))
+    assert float(border.weight) == 1.0
 
 
 def test_the_limit_is_that_of_the_whole_map(small, tmp_path):
@@ -49,12 +76,10 @@ def test_the_limit_is_that_of_the_whole_map(small, tmp_path):
     border, model.border = model.border, None
     with torch.no_grad():
         whole = model(reader.read(samples))
-    expected = float(whole.mean() + small.model_config().border_limit * whole.std())
+    expected = float(whole.mean() + small.model_config().border_deviations * whole.std())
     assert float(border.limit) == pytest.approx(expected, rel=0.02)  # tokens were kept in fp16
 
 
 def test_a_network_may_have_none(small):
-    assert small.new_model(small.model_config(border_weight=1.0)).border is None
+    assert small.new_model(small.model_config(border_deviations=0.0)).border is None
     assert small.new_model(small.model_config(fine_regions=0, patch_memory=0)).border is None
-    with pytest.raises(ModelError, match=r"border_weight is 1\.5; expected 0 to 1"):
-        small.new_model(small.model_config(border_weight=1.5))

@@ -95,8 +95,8 @@ def change(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "5.0"}, "format 5.0"),
-        ({"format": "3.0"}, "no more; train again"),
+        ({"format": "6.0"}, "format 6.0"),
+        ({"format": "4.0"}, "no more; train again"),
         ({"format": None}, "not a checkpoint"),
         ({"format": 1}, "not a checkpoint"),
         ({"model": {"colour": 1}}, "unknown setting 'colour'"),
