@@ -257,6 +257,7 @@ def border(study: Study) -> Rows:
     border = study.model.border
     assert border is not None
     own = float(border.weight)
+    yield study.row("border", f"as read from good images: {own:.2f}", study.model.distance_map)
     for weight in BORDER_WEIGHTS:
         border.weight.fill_(weight)
         yield study.row("border", f"weight {weight:g}", study.model.distance_map)
