@@ -292,8 +292,8 @@ def main() -> int:
     lines = summary_lines(results)
     print("\n".join(lines))
     with write_aside(path.with_suffix(".md")) as aside:
-        text = "\n".join([f"# {path.stem}", "", *([arguments.note, ""] * bool(arguments.note))])
-        aside.write_text(text + "\n".join(lines) + "\n", encoding="utf-8")
+        head = [f"# {path.stem}", "", *([arguments.note, ""] * bool(arguments.note))]
+        aside.write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
     return 0
 
 
