@@ -35,7 +35,8 @@ class Border(nn.Module):
 
         Args:
             grid: height and width of the distance map.
-            deviations: of good images' distances, from their mean to the limit.
+            deviations: standard deviations of good images' distances, from their mean to the limit;
+                more than 0.
         """
         super().__init__()
         self.deviations = deviations

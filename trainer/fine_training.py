@@ -139,6 +139,7 @@ def fit_fine_tokens(
         copies: see `PositionScale.fit`.
         progress: whether to show bars.
     """
+    unit = torch.cat(list(coarse))
     total = [model.enlarged(distance.cpu()) for distance in coarse]
     for fine, own in zip(model.fine_maps(), kept, strict=True):
         _fit_map(fine, own, shrinkage=shrinkage, random=random, seed=seed)
@@ -146,7 +147,7 @@ def fit_fine_tokens(
             fine.raw(tokens.to(fine.gain.device).float()).cpu()
             for tokens in tqdm(own, desc="scale", disable=not progress)
         ]
-        fine.calibrate(torch.cat(raw), torch.cat(list(coarse)), fine.weight, copies=copies)
+        fine.calibrate(torch.cat(raw), unit, fine.weight, copies=copies)
         scaled = (fine.evidence(found.to(fine.gain.device)).cpu() for found in raw)
         total = [distance + found for distance, found in zip(total, scaled, strict=True)]
     if model.border is not None:

@@ -19,7 +19,7 @@ def outermost() -> torch.Tensor:
 
 
 def good_maps(border_peaks: float) -> torch.Tensor:
-    """Noise with peaks inside, and others of that height at the border."""
+    """Noise with some peaks of 2 inside, and more of the given height at the border."""
     torch.manual_seed(0)
     maps = 5.0 + 0.1 * torch.randn(200, 1, *GRID)
     maps[::10, 0, 3, 3] += 2.0
