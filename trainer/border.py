@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from agp_edge.errors import ModelError
+
 __all__ = ["Border"]
 
 _UNREACHED = 1e4  # a limit that no distance has; FP16 holds it
@@ -37,8 +39,15 @@ class Border(nn.Module):
             grid: height and width of the distance map.
             deviations: standard deviations of good images' distances, from their mean to the limit;
                 more than 0.
+
+        Raises:
+            ModelError: `deviations` is not more than 0.
         """
         super().__init__()
+        if not deviations > 0.0:
+            raise ModelError(
+                f"border_deviations is {deviations}; expected more than 0, or 0 for no border"
+            )
         self.deviations = deviations
         outermost = torch.ones(grid)
         outermost[1:-1, 1:-1] = 0.0

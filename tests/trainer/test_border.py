@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from agp_edge.dataset import Sample
+from agp_edge.errors import ModelError
 from agp_edge.trainer.border import Border
 from agp_edge.trainer.data import ImageReader
 from agp_edge.trainer.fine_training import fit_fine
@@ -58,6 +59,12 @@ def test_a_grid_that_is_all_border_has_nothing_to_compare(grid):
     border = Border(grid, 1.0)
     border.fit(torch.rand(30, 1, *grid))
     assert float(border.weight) == 1.0
+
+
+@pytest.mark.parametrize("deviations", [-1.0, 0.0, float("nan")])
+def test_a_limit_below_the_mean_is_refused(deviations):
+    with pytest.raises(ModelError, match=r"border_deviations is .*; expected more than 0"):
+        Border(GRID, deviations)
 
 
 def test_identical_images_change_nothing():
