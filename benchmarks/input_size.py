@@ -4,11 +4,15 @@
 - Modules: nine such photographs side by side, 900 px, one of the cells defective: real defects that
   are small in the frame.
 - Boards: generated, 1024 px, with defects of 3 px, which 256 px cannot show.
+- Commutators (KolektorSDD, both folds): photographs of about 500 x 420 px with thin cracks.
+- Magnetic tiles: photographs of many shapes. Their test folder is opened if 256 px are not chosen.
 
 The choice is made on good training images. Where it is not the default input, both are trained,
 exported and judged on the test images through `agp_edge.Detector`.
 
-    python benchmarks/input_size.py [cells] [modules] [boards]     # writes results/input_size.*
+    python benchmarks/input_size.py [cells] [modules] [boards] [commutators] [tiles]
+
+Writes results/input_size.*; where the last two lie, data_sets.py says.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from data_sets import lay_out
 from numpy.typing import NDArray
 from provenance import RESULTS, write_result
 
@@ -49,6 +54,8 @@ PARTS = {
     "cells": ("cells_mono", "cells_poly"),
     "modules": ("modules_mono", "modules_poly"),
     "boards": ("boards",),
+    "commutators": ("commutators_fold 0", "commutators_fold 1"),
+    "tiles": ("tiles",),
 }
 
 
@@ -63,8 +70,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for name in (name for part in parts for name in PARTS[part]):
-            write(name, root / name)
-            results[name] = measured(open_dataset(root / name), root / f"runs_{name}")
+            dataset = open_dataset(written(name, root / name))
+            results[name] = measured(dataset, root / f"runs_{name}")
             write_result("input_size", {"note": DATA_NOTE, "results": results})
             with write_aside(RESULTS / "input_size.md") as aside:
                 aside.write_text(summary(results), encoding="utf-8")
@@ -142,7 +149,7 @@ def summary(results: dict[str, Any]) -> str:
         "# input_size",
         "",
         "Written by benchmarks/input_size.py. The choice sees good training images and synthetic "
-        "defects; the figures are of real (cells, modules) or drawn (boards) defects it never saw. "
+        "defects; the figures are of real defects that it never saw, of drawn ones for the boards. "
         "ms: a frame to its score by ONNX Runtime on one thread, other work beside it.",
         "",
         "| product | choice | its CPU s | image AUROC, AUPRO, ms at 256 | at the choice |",
@@ -163,16 +170,21 @@ def cell(row: dict[str, Any]) -> str:
     return f"{row['image_auroc']:.3f}, {pro}, {row['milliseconds']:.0f}"
 
 
-def write(name: str, root: Path) -> None:
-    """Lays a product out as in MVTec-AD."""
+def written(name: str, root: Path) -> Path:
+    """Lays a product out as in MVTec-AD, in `root` where it does not lie elsewhere."""
     what, _, kind = name.partition("_")
+    if what == "tiles":
+        return lay_out("tiles", root, 0)
+    if what == "commutators":
+        return lay_out("kolektor", root, int(kind.removeprefix("fold ")))
     if what == "boards":
         write_boards(root)
-        return
+        return root
     cells = root if what == "cells" else root.with_name(root.name + "_cells")
     lay_out_cells(kind, cells)
     if what == "modules":
         write_modules(open_dataset(cells), root)
+    return root
 
 
 def write_modules(cells: Dataset, root: Path) -> None:
