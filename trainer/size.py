@@ -37,9 +37,11 @@ __all__ = ["LEAST_PARTS", "Candidate", "SizeChoice", "choose_size", "measured_ms
 
 LEAST_PARTS = 8  # fewer say nothing
 
-# Sides of square inputs, and roots of the areas of oblong ones.
-_SIDES = (256, 320, 384, 512, 640)
-# Tried first beside the default: where it brings nothing, the others are not tried.
+# Sides of square inputs, and roots of the areas of oblong ones. Less than twice the default is no
+# candidate: on real defects 384 lost wherever it was compared, also where it gained 0.12 to 0.15 on
+# synthetic ones: docs/training.md.
+_SIDES = (256, 512, 640)
+# Tried first beside the default: where it brings nothing, the other is not tried.
 _PROBE = 512
 _SMALLER = (224, 192, 160, 128)  # where the budget allows no more
 _OBLONG = 1.25  # aspect from which an input of the frames' aspect is a candidate
@@ -150,7 +152,7 @@ def choose_size(
     larger = [_sized(config, shape, step, new_model) for shape in shapes]
     larger = [candidate for candidate in larger if costs.allowed(candidate)]
     if not larger:
-        why = "a larger input would enlarge the frames" if not shapes else "the budget's limit"
+        why = "the next larger input would enlarge the frames" if not shapes else "the budget's limit"
         return SizeChoice(base, (), f"{_size(base)}: {why}")
     images = Images(fitted, held, _DEFECTS, seed)
     trials: list[_Trial] = []

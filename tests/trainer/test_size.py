@@ -76,16 +76,19 @@ def test_frames_are_never_enlarged_and_the_choice_comes_again(small, large):
     assert sum(line.startswith("*") for line in choice.lines()) == 1
 
 
-def test_frames_no_larger_than_the_default_cost_nothing(small, images):
+@pytest.mark.parametrize("side", [48, 500])  # less than twice the default's side brings nothing
+def test_frames_too_small_for_a_larger_input_cost_nothing(small, tmp_path, side):
+    for index in range(8):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((side, side), index, np.uint8))
     choice = choose_size(
-        open_dataset(images).train,
+        open_dataset(tmp_path).train,
         small.model_config(height=256, width=256),
         lambda config: new_model(config, "random", 0),
         seed=0,
     )
     assert choice.candidates == ()
     assert choice.config.height == 256
-    assert choice.reason == "256x256: a larger input would enlarge the frames"
+    assert choice.reason == "256x256: the next larger input would enlarge the frames"
 
 
 @pytest.mark.parametrize(
