@@ -152,7 +152,9 @@ def choose_size(
     larger = [_sized(config, shape, step, new_model) for shape in shapes]
     larger = [candidate for candidate in larger if costs.allowed(candidate)]
     if not larger:
-        why = "the next larger input would enlarge the frames" if not shapes else "the budget's limit"
+        why = (
+            "the next larger input would enlarge the frames" if not shapes else "the budget's limit"
+        )
         return SizeChoice(base, (), f"{_size(base)}: {why}")
     images = Images(fitted, held, _DEFECTS, seed)
     trials: list[_Trial] = []
