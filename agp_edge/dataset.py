@@ -36,6 +36,7 @@ __all__ = [
     "join_products",
     "open_dataset",
     "open_products",
+    "part_folds",
     "part_of",
     "read_mask",
     "samples_with_parts",
@@ -241,6 +242,20 @@ def split_by_part(
         tuple(sample for sample in samples if part_of(sample) not in held),
         tuple(sample for sample in samples if part_of(sample) in held),
     )
+
+
+def part_folds(parts: Sequence[str], count: int, seed: int) -> NDArray[np.intp]:
+    """The fold of each photo, (n,), 0 to `count` - 1; all photos of one part are in one fold.
+
+    Args:
+        parts: which part each photo shows.
+        count: of folds; with fewer parts there are as many as parts.
+        seed: the same seed and the same parts give the same folds.
+    """
+    names = sorted(set(parts))
+    place = np.random.default_rng(seed).permutation(len(names)) % min(count, max(len(names), 1))
+    fold_of = dict(zip(names, place.tolist(), strict=True))
+    return np.array([fold_of[part] for part in parts], np.intp)
 
 
 def part_of(sample: Sample) -> str:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from provenance import RESULTS, write_result
 from torch import Tensor
 
-from agp_edge.dataset import GOOD, Sample, open_dataset
+from agp_edge.dataset import GOOD, Sample, open_dataset, part_of
 from agp_edge.metrics import image_auroc
 from agp_edge.trainer.config import ModelConfig, postprocess_spec
 from agp_edge.trainer.data import ImageReader
@@ -118,7 +118,16 @@ def measured(folder: Path, seeds: int) -> list[dict[str, Any]]:
                 share = np.array([shares.get(s.path, 1.0) for s in called_good])
                 order = mixed[drawn(np.arange(len(mixed)), share, [seed, 0])]
             entry["auroc"][arm] = image_auroc(
-                labels, scored(model, config, features, order, test, seed=seed)
+                labels,
+                scored(
+                    model,
+                    config,
+                    features,
+                    order,
+                    test,
+                    seed=seed,
+                    parts=[part_of(sample) for sample in samples],
+                ),
             )
         results.append(entry)
         print(folder.name, entry, flush=True)
@@ -127,7 +136,14 @@ def measured(folder: Path, seeds: int) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def scored(
-    model: Any, config: ModelConfig, features: Tensor, order: Any, test: Any, *, seed: int
+    model: Any,
+    config: ModelConfig,
+    features: Tensor,
+    order: Any,
+    test: Any,
+    *,
+    seed: int,
+    parts: list[str],
 ) -> list[float]:
     """Scores of the test images by what is known of the images of `order`."""
 
@@ -135,7 +151,7 @@ def scored(
         return (features[indices[i : i + 16]].float() for i in range(0, len(indices), 16))
 
     model.whitening.fit(batches(order), config.shrinkage)
-    fit_decoder(model, FeaturesInMemory(features), order, seed)
+    fit_decoder(model, FeaturesInMemory(features), order, seed, parts=parts)
     model.position.fit(model.raw_distance(model.whitened(tokens)) for tokens in batches(order))
     postprocessor = postprocess_spec(config).native(model.grid, (config.height, config.width))
     scores: list[float] = []

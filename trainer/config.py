@@ -55,6 +55,9 @@ class ModelConfig:
     # last two are trained under perturbation.
     decoder: str = "regions"
     regions: int = 4  # along a side of the image
+    # Weight, in images, of the whole image's covariance in a region's, on either grid; 0: the one
+    # under which good images of parts left out are likeliest; ours.
+    region_images: float = 0.0
     memory: int = 1024  # prototypes
     products: int = 1  # that one network knows, each by a branch of its own
     decoder_width: int = 64  # channels inside; unknown in the paper; narrow, so that it cannot copy

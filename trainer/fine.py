@@ -77,6 +77,7 @@ class Fine(FineMap):
         grid: tuple[int, int],
         *,
         regions: int,
+        region_images: float = 0.0,
         prototypes: int,
         weight: float,
         position: bool,
@@ -88,6 +89,7 @@ class Fine(FineMap):
             channels: of each of the backbone's layers, the finest first.
             grid: height and width of the fine grid.
             regions: along a side, as `Gaussians` takes them; 0: a memory stands in their place.
+            region_images: as `Gaussians` takes them.
             prototypes: of the memory; 0: regions do.
             weight: see `FineMap`.
             position: whether each position is brought to the same mean and spread.
@@ -107,7 +109,7 @@ class Fine(FineMap):
             layers=self.LAYERS,
             fusion=fusion,
             geometry=Whitening(fusion.channels),
-            known=Gaussians(fusion.channels, grid, regions)
+            known=Gaussians(fusion.channels, grid, regions, images=region_images)
             if regions
             else Memory(fusion.channels, prototypes),
             weight=weight,

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from agp_edge.dataset import part_of
 from agp_edge.trainer.augment import copies_of_each
 from agp_edge.trainer.checkpoint import load_model, write_checkpoint
-from agp_edge.trainer.decoder_fitting import sampled_tokens
+from agp_edge.trainer.decoder_fitting import folds_of, sampled_tokens
 from agp_edge.trainer.fusion import Whitening
 from agp_edge.trainer.memory import Memory
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from agp_edge.dataset import Sample
@@ -111,6 +113,7 @@ def fit_fine(
         random=random,
         seed=seed,
         copies=copies_of_each(chosen),
+        folds=folds_of([part_of(sample) for sample in chosen], seed),
         progress=progress,
     )
 
@@ -125,6 +128,7 @@ def fit_fine_tokens(
     random: np.random.Generator,
     seed: int,
     copies: float = 1.0,
+    folds: NDArray[np.intp] | None = None,
     progress: bool = True,
 ) -> None:
     """Fits geometry, regions or prototypes and scales of the fine maps, and the border after them.
@@ -137,12 +141,13 @@ def fit_fine_tokens(
         random: of the choice of tokens.
         seed: of k-means.
         copies: see `PositionScale.fit`.
+        folds: of the images, as `Gaussians.fit` takes them.
         progress: whether to show bars.
     """
     unit = torch.cat(list(coarse))
     total = [model.enlarged(distance.cpu()) for distance in coarse]
     for fine, own in zip(model.fine_maps(), kept, strict=True):
-        _fit_map(fine, own, shrinkage=shrinkage, random=random, seed=seed)
+        _fit_map(fine, own, shrinkage=shrinkage, random=random, seed=seed, folds=folds)
         raw = [
             fine.raw(tokens.to(fine.gain.device).float()).cpu()
             for tokens in tqdm(own, desc="scale", disable=not progress)
@@ -161,6 +166,7 @@ def _fit_map(
     shrinkage: float,
     random: np.random.Generator,
     seed: int,
+    folds: NDArray[np.intp] | None,
 ) -> None:
     """Geometry, and regions or prototypes in it."""
     device = fine.gain.device
@@ -176,4 +182,4 @@ def _fit_map(
         rows = sampled_tokens(batches(), sum(len(tokens) for tokens in kept), random)
         fine.known.fit(fine.geometry(rows), seed)
     else:
-        fine.known.fit(fine.geometry(tokens) for tokens in batches())
+        fine.known.fit((fine.geometry(tokens) for tokens in batches()), folds)

@@ -90,6 +90,7 @@ class AgpNet(nn.Module):
                 backbone.channels,
                 fine_grid,
                 regions=config.fine_regions,
+                region_images=config.region_images,
                 prototypes=config.fine_memory,
                 weight=config.fine_weight,
                 position=config.position_scale,
@@ -203,7 +204,7 @@ def _decoder(
             "has a distance of its own, l2; give another decoder or l2"
         )
     if config.decoder == "regions":
-        return Gaussians(channels, grid, config.regions)
+        return Gaussians(channels, grid, config.regions, images=config.region_images)
     if config.decoder == "memory":
         return Memory(channels, config.memory)
     if config.decoder == "transformer":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from agp_edge.dataset import part_of
+from agp_edge.dataset import part_folds, part_of
 from agp_edge.errors import DataError
 from agp_edge.files import write_aside
 from agp_edge.trainer.config import postprocess_spec
@@ -242,15 +242,13 @@ def training_shares(
 
 
 def _folds(parts: list[str], seed: int) -> NDArray[np.intp]:
-    names = sorted(set(parts))
-    if len(names) < LEAST_PARTS:
+    known = len(set(parts))
+    if known < LEAST_PARTS:
         raise DataError(
-            f"suspects are found by comparing parts, and {len(parts)} images show {len(names)}; "
+            f"suspects are found by comparing parts, and {len(parts)} images show {known}; "
             f"give images of at least {LEAST_PARTS} parts"
         )
-    place = np.random.default_rng(seed).permutation(len(names)) % min(_FOLDS, len(names))
-    fold_of = dict(zip(names, place.tolist(), strict=True))
-    return np.array([fold_of[part] for part in parts], np.intp)
+    return part_folds(parts, _FOLDS, seed)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from agp_edge.dataset import part_of
 from agp_edge.errors import ModelError
 from agp_edge.files import remove_leftovers
 from agp_edge.trainer.augment import copies_of_each
@@ -235,7 +236,8 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
         if model.whitening is not None:
             tokens_only = (tokens for tokens, _ in in_order(features, config.batch, fit_order))
             model.whitening.fit(tokens_only, model_config.shrinkage)
-        fit_decoder(model, features, fit_order, config.seed)
+        parts = [part_of(sample) for sample in samples]
+        fit_decoder(model, features, fit_order, config.seed, parts=parts)
         if model.discriminator is not None:
             fit_discriminator(model.discriminator, features, fit_order, config)
     model.load_trained_state(fabric.broadcast(model.trained_state()))
