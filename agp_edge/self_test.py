@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agp_edge.engines import has_vnni
 from agp_edge.errors import ModelError
 
 if TYPE_CHECKING:
@@ -130,9 +131,17 @@ def check_self_test(
         asked += ", computed in bfloat16"
     if math.isfinite(score) and abs(score - expected) <= tolerance * max(abs(expected), 1e-6):
         return
+    cause = (
+        "the file or the engine computes something else than what was exported: export or build it "
+        "again"
+    )
+    if asked.startswith("int8") and (engine or "").startswith("openvino") and not has_vnni():
+        cause = (
+            "this CPU has no VNNI, and without it OpenVINO's INT8 sums overflow: leave the engine "
+            "out, or take the FP32 file"
+        )
     raise ModelError(
         f"'{source}' fails its self-test: the synthetic frame got the score {score:.6g}, expected "
-        f"{expected:.6g} within {tolerance:g} of it ({asked}); the file or the engine computes "
-        "something else than what was exported: export or build it again "
+        f"{expected:.6g} within {tolerance:g} of it ({asked}); {cause} "
         "(self_test=False opens it all the same)"
     )

@@ -44,6 +44,7 @@ from agp_edge.trainer.train import train
 
 WEIGHTS = (0.0, 0.5, 1.0)  # of the fine map; the default's has a row of its own
 PATCH_WEIGHTS = (0.0, 1.4)
+REGION_IMAGES = (12.0, 50.0, 200.0, 800.0)  # the default's, read from good images, is the first row
 BORDER_WEIGHTS = (0.0, 0.5, 1.0)  # of what is beyond the limit; 1: there is no border
 SHARES = (0.005, 0.02, 0.05)  # of the map, for the mean of the largest
 POWERS = (16, 24)  # beside the default
@@ -184,6 +185,9 @@ def decoder(study: Study) -> Rows:
     for regions in (1, 2, 8):
         other = study.trained(f"r{regions}", replace(study.config, regions=regions))
         yield study.row("decoder", f"{regions} regions along a side", other.distance_map)
+    for images in REGION_IMAGES:
+        other = study.trained(f"i{images:g}", replace(study.config, region_images=images))
+        yield study.row("decoder", f"whole image weighs {images:g} images", other.distance_map)
     memory = study.trained("memory", replace(study.config, decoder="memory"))
     yield study.row("decoder", "memory of 1024", memory.distance_map)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from agp_edge import _core
 
-__all__ = ["ENGINES", "is_plan", "open_engine"]
+__all__ = ["ENGINES", "has_vnni", "is_plan", "open_engine"]
 
 # The second OpenVINO is never a default: it gives other scores than every other engine.
 ENGINES = ("onnxruntime", "openvino", "openvino-bf16", "tensorrt")
@@ -178,7 +178,7 @@ def _open_onnx(
     # The faster one first (benchmarks/cpu_engines.py). Without VNNI the sums of OpenVINO's INT8
     # overflow 16 bits, and the self-test refuses the scores; ONNX Runtime computes it in float.
     in_order = {"openvino": openvino.open_onnx, "onnxruntime": onnxruntime.open_onnx}
-    if precision == "int8" and not _has_vnni():
+    if precision == "int8" and not has_vnni():
         in_order = dict(reversed(in_order.items()))
     if engine is not None:
         if engine == "openvino-bf16":
@@ -199,7 +199,7 @@ def _open_onnx(
     ) from missing
 
 
-def _has_vnni(cpuinfo: str = "/proc/cpuinfo") -> bool:
+def has_vnni(cpuinfo: str = "/proc/cpuinfo") -> bool:
     """Whether the CPU adds products of eight bits up in 32 bits; unknown counts as no."""
     try:
         text = Path(cpuinfo).read_text("ascii", "replace")

@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from agp_edge import Detector, ModelError
+from agp_edge import Detector, ModelError, self_test
 from agp_edge.self_test import check_self_test, self_test_frame, synthetic_frame
 
 SPEC = {"input": {"height": 64, "width": 48, "roi": None}}
@@ -103,3 +103,16 @@ def test_every_engine_passes_the_same_self_test(write_model, tmp_path):
     score = true_score(write_model, tmp_path)
     for engine in ("onnxruntime", "openvino"):
         open_with_score(write_model, tmp_path / "m.onnx", score, engine=engine).close()
+
+
+@pytest.mark.parametrize(
+    ("vnni", "cause"), [(False, "this CPU has no VNNI"), (True, "build it again")]
+)
+def test_a_cpu_whose_int8_sums_overflow_is_named(monkeypatch, vnni, cause):
+    monkeypatch.setattr(self_test, "has_vnni", lambda: vnni)
+    with pytest.raises(ModelError, match=cause):
+        check_self_test(manifest("int8", 0.5), 0.7, "m", engine="openvino")
+    with pytest.raises(ModelError, match="build it again"):
+        check_self_test(manifest("int8", 0.5), 0.7, "m", engine="onnxruntime")
+    with pytest.raises(ModelError, match="build it again"):
+        check_self_test(manifest("fp32", 0.5), 0.7, "m", engine="openvino")

@@ -95,7 +95,7 @@ def test_the_fastest_engine_that_fits_is_the_default(small_model, write_model, t
 def test_int8_goes_to_openvino_where_its_sums_do_not_overflow(write_model, tmp_path, monkeypatch):
     integers = write_model(tmp_path / "int8.onnx", changes={"precision.asked": "int8"})
     for vnni, name in ((True, "OpenVINO"), (False, "ONNX Runtime")):
-        monkeypatch.setattr(engines, "_has_vnni", lambda vnni=vnni: vnni)
+        monkeypatch.setattr(engines, "has_vnni", lambda vnni=vnni: vnni)
         with Detector(integers) as detector:
             assert detector.engine_name.startswith(name)
     monkeypatch.undo()
@@ -106,8 +106,8 @@ def test_int8_goes_to_openvino_where_its_sums_do_not_overflow(write_model, tmp_p
         ("fpu avx2 avx_vnni", True),
     ):
         cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: spectre_v1\n")
-        assert engines._has_vnni(str(cpuinfo)) == expected
-    assert not engines._has_vnni(str(tmp_path / "none"))
+        assert engines.has_vnni(str(cpuinfo)) == expected
+    assert not engines.has_vnni(str(tmp_path / "none"))
 
 
 def test_buffers_are_bound_once(small_model, monkeypatch, good_frame):
