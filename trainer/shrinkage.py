@@ -24,8 +24,8 @@ FOLDS = 4
 LEAST_PARTS = 10  # fewer say nothing of the parts to come
 # Candidates, in images.
 _WEIGHTS = (6.0, 12.0, 25.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0)
-# Of the mean variance, added to what the candidates are compared by: keeps it invertible.
-_LEAST = 1e-6
+# Of the mean variance: directions with less are left out of the comparison.
+_LEAST = 1e-4
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,16 @@ def likeliest_weight(folds: Sequence[Moments]) -> float:
 def _cost(known: Moments, held: Moments) -> Tensor:
     """Twice the negative log-likelihood of `held`, up to a constant, by candidate."""
     share = torch.tensor([known.images / (known.images + weight) for weight in _WEIGHTS]).double()
-    whole = known.whole
-    whole.diagonal().add_(_LEAST * whole.diagonal().mean().clamp(min=_LEAST))
-    root = torch.linalg.cholesky(whole)
+    values, vectors = torch.linalg.eigh(known.whole)
+    filled = values > _LEAST * values.mean()  # what good images never show says nothing
     # in the frame in which S is the unit matrix and S_r is diagonal all candidates are diagonal
-    inverse = torch.linalg.inv(root)
+    inverse = (vectors[:, filled] * values[filled].rsqrt()).T
     own, seen = known.covariance, held.about(known.mean)
     cost = torch.zeros_like(share)
     for region, tokens in enumerate(held.tokens):  # one by one: they take no memory together
         values, vectors = torch.linalg.eigh(inverse @ own[region] @ inverse.T)
         frame = vectors.T @ inverse
-        spread = ((frame @ seen[region]) * frame).sum(dim=1)  # (C,)
+        spread = ((frame @ seen[region]) * frame).sum(dim=1)  # of each direction
         mixed = share[:, None] * values.clamp(min=0.0) + 1.0 - share[:, None]
         cost += tokens * (mixed.log() + spread / mixed).sum(dim=1)
     return cost

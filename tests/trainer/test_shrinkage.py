@@ -76,6 +76,21 @@ def test_the_weight_is_the_one_of_the_highest_likelihood():
     assert likeliest_weight(folds_from(tokens)) == at
 
 
+def test_directions_that_good_images_never_show_say_nothing():
+    tokens = tokens_of(16, 1, differ=False) + 0.35 * tokens_of(16, 2, differ=True)
+    flat = torch.cat([tokens, tokens.sum(dim=2, keepdim=True), torch.zeros(16, 16, 4)], dim=2)
+    placed = flat.double().reshape(-1, 2, 2, 2, 2, 11).permute(1, 3, 0, 2, 4, 5)
+
+    def sums(index):
+        rows = placed[:, :, index::FOLDS].reshape(4, -1, 11)
+        count = torch.full((4,), float(rows.shape[1]), dtype=torch.float64)
+        images = len(range(index, 16, FOLDS))
+        return Moments(images, count, rows.sum(1), rows.transpose(1, 2) @ rows)
+
+    with_more = likeliest_weight([sums(index) for index in range(FOLDS)])
+    assert with_more == likeliest_weight(folds_from(tokens))
+
+
 def test_regions_take_the_likeliest_weight_of_the_folds_they_are_given():
     images = 80
     folds = np.arange(images) % FOLDS
