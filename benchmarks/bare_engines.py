@@ -1,4 +1,4 @@
-"""An engine's call alone, without a frame: what `Detector.score` cannot be faster than."""
+"""The engines of this CPU, and their calls alone: what `Detector.score` cannot be faster than."""
 
 from __future__ import annotations
 
@@ -13,7 +13,28 @@ import onnxruntime
 import openvino
 import torch
 
+import agp_edge
+from agp_edge import DeviceError
+
 SIDE = 256
+ENGINES = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "openvino-bf16": "OpenVINO in bfloat16",
+}
+
+
+def engines_here(model: Path) -> dict[str, str]:
+    """Those of ENGINES that this CPU has the instructions for; others are named and left out."""
+    found = {}
+    for engine, title in ENGINES.items():
+        try:
+            agp_edge.Detector(model, engine=engine, threads=1)
+        except DeviceError as error:
+            print(f"{title} is left out: {error}", flush=True)
+        else:
+            found[engine] = title
+    return found
 
 
 def bare_onnxruntime(model: Path) -> Callable[[], float]:

@@ -32,7 +32,7 @@ from typing import Any
 import cv2
 import numpy as np
 import stages
-from bare_engines import arithmetic, bare_onnxruntime, bare_openvino
+from bare_engines import arithmetic, bare_onnxruntime, bare_openvino, engines_here
 from data_sets import lay_out
 from numpy.typing import NDArray
 from provenance import write_result
@@ -50,8 +50,6 @@ from agp_edge.files import write_aside
 from agp_edge.images import read_image
 from agp_edge.metrics import image_auroc
 
-ENGINES = ("onnxruntime", "openvino", "openvino-bf16")
-TITLES = ("ONNX Runtime", "OpenVINO", "OpenVINO in bfloat16")
 SIZES = ((640, 480), (1920, 1080))
 SIDE = 256
 
@@ -69,11 +67,13 @@ def beside(
     model: Path, smaller: Path | None, peers: Sequence[Path], seconds: float, threads: int
 ) -> dict[str, Any]:
     """All ways on frames of both sizes."""
+    engines = engines_here(model)
     detectors = {
-        engine: agp_edge.Detector(model, engine=engine, threads=threads) for engine in ENGINES
+        engine: agp_edge.Detector(model, engine=engine, threads=threads) for engine in engines
     }
+    others = list(engines.items())[1:]
     manifest = agp_edge.read_manifest(model)
-    small = [] if smaller is None else list(zip(ENGINES, TITLES, strict=True))[1:]
+    small = [] if smaller is None else others
     if smaller is not None:
         side = agp_edge.read_manifest(smaller)["input"]["width"]
         opened = {
@@ -88,7 +88,7 @@ def beside(
             left_out.append(f"{path.parents[2].name}, {path.parent.name}: {error}")
     ours = [
         Way(name=f"agp_edge, {title}", score=scorer(detectors[engine]), same_graph=True)
-        for engine, title in list(zip(ENGINES, TITLES, strict=True))[1:]
+        for engine, title in others
     ]
     ours += [
         Way(name=f"agp_edge at {side} px, {title}", score=scorer(opened[engine]), same_graph=False)
@@ -129,12 +129,13 @@ def overhead(model: Path, seconds: float) -> dict[str, Any]:
 
 def precision(model: Path, quantised: Path | None, seconds: float) -> dict[str, Any]:
     """FP32, bfloat16 and INT8: time from 1920 x 1080, and image AUROC on the mono cells' test."""
+    engines = engines_here(model)
     detectors = {
         title: agp_edge.Detector(model, engine=engine, threads=1)
-        for engine, title in zip(ENGINES, TITLES, strict=True)
+        for engine, title in engines.items()
     }
     if quantised is not None:
-        for engine, title in zip(ENGINES, TITLES, strict=True):
+        for engine, title in engines.items():
             # what its scores are worth is asked here, whether it would be let in or not
             detectors[f"{title}, INT8"] = agp_edge.Detector(
                 quantised, engine=engine, threads=1, self_test=False

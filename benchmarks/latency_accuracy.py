@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from bare_engines import engines_here
 from data_sets import lay_out
 from numpy.typing import NDArray
 from provenance import write_result
@@ -46,8 +47,7 @@ PRESETS = {
     "decoder transformer": ModelConfig(decoder="transformer"),
     "lite2": ModelConfig(backbone="tf_efficientnet_lite2"),
 }
-# The last one computes in bfloat16, so that its accuracy is one of its own.
-ENGINES = ("onnxruntime", "openvino", "openvino-bf16")
+BF16 = "openvino-bf16"  # its accuracy is one of its own
 
 
 def model_of(name: str, config: ModelConfig, root: Path, folder: Path) -> Path:
@@ -72,7 +72,7 @@ def model_of(name: str, config: ModelConfig, root: Path, folder: Path) -> Path:
 
 def accuracy(path: Path, root: Path, engine: str) -> dict[str, Any]:
     """Image AUROC on the test cells; kept beside the model."""
-    kept = path.with_suffix(".bf16.json" if engine == "openvino-bf16" else ".accuracy.json")
+    kept = path.with_suffix(".bf16.json" if engine == BF16 else ".accuracy.json")
     if not kept.exists():
         found = evaluate(path, root, engine=engine, threads=1).overall
         record = {"image_auroc": found.image_auroc, "interval": found.image_auroc_interval}
@@ -83,12 +83,12 @@ def accuracy(path: Path, root: Path, engine: str) -> dict[str, Any]:
     return record
 
 
-def times(models: dict[str, Path], seconds: float) -> dict[str, Any]:
+def times(models: dict[str, Path], engines: dict[str, str], seconds: float) -> dict[str, Any]:
     """Every preset on each engine, one frame of each in turn."""
     detectors = {
         f"{name} | {engine}": agp_edge.Detector(path, engine=engine, threads=1)
         for name, path in models.items()
-        for engine in ENGINES
+        for engine in engines
     }
 
     def scorer(detector: agp_edge.Detector) -> Any:
@@ -108,29 +108,30 @@ def times(models: dict[str, Path], seconds: float) -> dict[str, Any]:
     ).to_dict()
 
 
-def table(results: dict[str, dict[str, Any]], timing: dict[str, Any]) -> list[str]:
+def table(
+    results: dict[str, dict[str, Any]], timing: dict[str, Any], engines: dict[str, str]
+) -> list[str]:
     rows = {row["name"]: row for row in timing["rows"]}
-    lines = [
-        "| preset | image AUROC (95 % interval) | ONNX Runtime, ms p50 | p99 | OpenVINO, ms p50 "
-        "| p99 | times the default (ONNX Runtime) | image AUROC in bfloat16 | OpenVINO in "
-        "bfloat16, ms p50 | p99 |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    first = next(iter(engines))
+    head = ["preset", "image AUROC (95 % interval)"]
+    for engine, title in engines.items():
+        head += ["image AUROC in bfloat16"] * (engine == BF16)
+        head += [f"{title}, ms p50", "p99"]
+        head += [f"times the default ({title})"] * (engine == first)
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for name, record in results.items():
         low, high = record["interval"]
-        cells = []
-        for engine in ENGINES:
-            percentiles = rows[f"{name} | {engine}"]["ms"]["percentiles"]
+        cells = [name, f"{record['image_auroc']:.3f} ({low:.3f} to {high:.3f})"]
+        for engine in engines:
+            row = rows[f"{name} | {engine}"]
+            if engine == BF16:
+                cells.append(f"{record['bf16']['image_auroc']:.3f}")
             for key in ("p50", "p99"):
-                value = percentiles[key]["value"]
+                value = row["ms"]["percentiles"][key]["value"]
                 cells.append("too few frames" if value is None else f"{value:.1f}")
-        ratio = rows[f"{name} | {ENGINES[0]}"]["ratio"]
-        shown = "1" if ratio is None else f"{ratio:.2f}"
-        lines.append(
-            f"| {name} | {record['image_auroc']:.3f} ({low:.3f} to {high:.3f}) | "
-            f"{' | '.join(cells[:4])} | {shown} | {record['bf16']['image_auroc']:.3f} | "
-            f"{' | '.join(cells[4:])} |"
-        )
+            if engine == first:
+                cells.append("1" if row["ratio"] is None else f"{row['ratio']:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -143,24 +144,27 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     models, results = {}, {}
+    engines: dict[str, str] = {}  # of this CPU, and what they are called
     with tempfile.TemporaryDirectory() as scratch:
         root = lay_out("mono", Path(scratch) / "mono", 0)
         for name in arguments.presets:
             models[name] = model_of(name, PRESETS[name], root, arguments.folder)
             results[name] = accuracy(models[name], root, "onnxruntime")
-            results[name]["bf16"] = accuracy(models[name], root, "openvino-bf16")
+            engines = engines or engines_here(models[name])
+            if BF16 in engines:
+                results[name]["bf16"] = accuracy(models[name], root, BF16)
             print(name, results[name], flush=True)
     if arguments.train_only:
         return 0
     load = os.getloadavg()[0]
-    timing = times(models, arguments.seconds)
+    timing = times(models, engines, arguments.seconds)
     lines = [
         "Solar cells, mono, one seed; their defects guided choices of the method, so that the "
         "accuracy is not that of unseen data. Times: one thread, from a 1920 x 1080 frame to the "
         f"verdict, {timing['rounds']} rounds, presets in turn on each frame; load average "
         f"{load:.1f} on {os.cpu_count()} cores when they began.",
         "",
-        *table(results, timing),
+        *table(results, timing, engines),
     ]
     print("\n".join(lines))
     samples = timing.pop("samples_ms")
