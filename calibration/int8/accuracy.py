@@ -2,7 +2,7 @@
 
 With labelled defects: the loss of image AUROC, and of AUPRO where there are masks, each by the
 upper end of its paired 95 % interval. Without: on held-out good images and synthetic defects, the
-share of verdicts that flip and the share of anomaly-map pixels that do.
+share of verdicts that flip, the share of anomaly-map pixels that do, and losses that are certain.
 """
 
 from __future__ import annotations
@@ -85,10 +85,14 @@ class Accuracy:
     @property
     def worst(self) -> float:
         """The figure that the budget bounds: the largest of those that count."""
+        losses = [loss for loss in (self.auroc, self.aupro) if loss is not None]
         if self.defects == "labelled":
-            losses = [loss.upper for loss in (self.auroc, self.aupro) if loss is not None]
-            return max(losses)
-        return max(self.flips, self.pixel_flips)
+            return max(loss.upper for loss in losses)
+        # Few frames lie near the threshold: order and places can be lost without a flip. With few
+        # frames two scores that change places are a large loss and mean nothing, so that a loss
+        # counts where its interval is above 0.
+        certain = [loss.value for loss in losses if loss.lower > 0.0]
+        return max(self.flips, self.pixel_flips, *certain)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -41,6 +41,9 @@ class Loss:
     upper: float
     """Upper end of the two-sided 95 % interval of `value`."""
 
+    lower: float
+    """Lower end of it."""
+
 
 def resampled_weights(
     defective: NDArray[np.bool_], parts: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
@@ -162,5 +165,7 @@ def _counts_above(
 
 
 def _loss(before: float, after: float, resampled: NDArray[np.float64]) -> Loss:
-    upper = float(np.quantile(resampled, (1.0 + LEVEL) / 2.0))
-    return Loss(before=before, after=after, value=before - after, upper=upper)
+    lower, upper = np.quantile(resampled, ((1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0))
+    return Loss(
+        before=before, after=after, value=before - after, upper=float(upper), lower=float(lower)
+    )

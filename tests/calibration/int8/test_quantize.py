@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -137,6 +138,19 @@ def test_labelled_defects_judge(cnn, good, tmp_path):
     assert accuracy.worst == max(accuracy.auroc.upper, accuracy.aupro.upper)
     assert accuracy.auroc.upper >= accuracy.auroc.value
     write_quantisation(tmp_path / "m.html", report)
+
+
+def test_a_budget_bounds_the_losses_on_synthetic_defects_too(cnn, good, tmp_path):
+    """No verdict may flip, and yet the order of the scores be lost: that is no INT8 for free."""
+    accuracy = quantise_onnx(cnn, good, tmp_path / "m.onnx", count=16).accuracy
+    assert accuracy.defects == "synthetic"
+    quiet = replace(accuracy, flips=0.0, pixel_flips=0.0)
+    for name in ("auroc", "aupro"):
+        for lower, expected in ((0.01, 0.03), (-0.01, 0.0)):
+            loss = replace(getattr(accuracy, name), value=0.03, lower=lower, upper=0.05)
+            kept = {"auroc": None, "aupro": None, name: loss}
+            assert replace(quiet, **kept).worst == expected
+    assert accuracy.auroc.lower <= accuracy.auroc.value <= accuracy.auroc.upper
 
 
 def test_an_interrupted_scan_resumes(cnn, good, tmp_path, monkeypatch):
