@@ -258,6 +258,7 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", choices=list(NAMES), default=list(STUDIED))
     parser.add_argument("--no-baselines", action="store_true", help="AGPNet alone: half the time")
     parser.add_argument("--backbone", default=ModelConfig.backbone)
+    parser.add_argument("--second-backbone", default=ModelConfig.second_backbone)
     parser.add_argument("--size", type=int, default=ModelConfig.height, help="pixels a side")
     parser.add_argument("--layers", nargs="+", type=int, default=[], help="of the backbone")
     parser.add_argument("--note", default="", help="how choices were made; goes into the results")
@@ -265,6 +266,7 @@ def main() -> int:
     arguments = parser.parse_args()
     network = ModelConfig(
         backbone=arguments.backbone,
+        second_backbone=arguments.second_backbone,
         height=arguments.size,
         width=arguments.size,
         layers=tuple(arguments.layers),

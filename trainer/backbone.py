@@ -15,7 +15,9 @@ from agp_edge.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Backbone", "backbone_options"]
+__all__ = ["DEPTHS", "Backbone", "backbone_options"]
+
+DEPTHS = (0.25, 0.5, 0.75)  # of a ViT's blocks; neighbour (ViTAD, arXiv 2312.07495): 3, 6, 9 of 12
 
 
 class Backbone(nn.Module):
@@ -31,7 +33,14 @@ class Backbone(nn.Module):
     strides: tuple[int, ...]  # pixels between the values of each layer
     model: Any  # timm's; its methods are not typed
 
-    def __init__(self, model: Any, name: str, layers: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        layers: tuple[int, ...] = (),
+        *,
+        depths: tuple[float, ...] = DEPTHS,
+    ) -> None:
         """Takes over `model`, a full timm model, and cuts it.
 
         Args:
@@ -39,7 +48,8 @@ class Backbone(nn.Module):
             name: timm's name, for messages.
             layers: indices of `model.blocks` (EfficientNet, MobileNet) or of timm's feature_info;
                 (): all stages from stride 8 on but the last; the last ones of strides 8, 16 and 32
-                of another CNN; the blocks after a quarter, a half and three quarters of a ViT.
+                of another CNN; of a ViT the blocks after `depths`.
+            depths: shares of all blocks of a ViT.
 
         Raises:
             ModelError: timm's model gives no intermediate features, or lacks a layer.
@@ -49,7 +59,9 @@ class Backbone(nn.Module):
             raise ModelError(f"backbone '{name}' cannot give intermediate features; choose another")
         self._by_stage = isinstance(model, EfficientNet | MobileNetV3)
         info = _stage_info(model) if self._by_stage else list(model.feature_info)
-        self.layers = layers or (_default_stages(info) if self._by_stage else _default_layers(info))
+        self.layers = layers or (
+            _default_stages(info) if self._by_stage else _default_layers(info, depths)
+        )
         outside = [layer for layer in self.layers if not 0 <= layer < len(info)]
         if outside or list(self.layers) != sorted(set(self.layers)):
             raise ModelError(
@@ -103,6 +115,11 @@ class Backbone(nn.Module):
         return features, maps
 
     @property
+    def first(self) -> Backbone:
+        """Itself; of two backbones (`Pair`) the one whose tokens the decoder rebuilds."""
+        return self
+
+    @property
     def prefix_tokens(self) -> int:
         """How many tokens (class, registers) stand before the image's."""
         return int(getattr(self.model, "num_prefix_tokens", 0))
@@ -135,7 +152,7 @@ def _default_stages(info: list[dict[str, Any]]) -> tuple[int, ...]:
     return tuple(i for i, stage in enumerate(info[:-1]) if stage["reduction"] >= 8)
 
 
-def _default_layers(info: list[dict[str, Any]]) -> tuple[int, ...]:
+def _default_layers(info: list[dict[str, Any]], depths: tuple[float, ...]) -> tuple[int, ...]:
     strides = [int(layer["reduction"]) for layer in info]
     if len(set(strides)) > 1:
         return tuple(
@@ -145,7 +162,7 @@ def _default_layers(info: list[dict[str, Any]]) -> tuple[int, ...]:
             if stride in (8, 16, 32) and stride not in strides[index + 1 :]
         )
     depth = len(strides)
-    return tuple(sorted({max(round(depth * share) - 1, 0) for share in (0.25, 0.5, 0.75)}))
+    return tuple(sorted({max(round(depth * share) - 1, 0) for share in depths}))
 
 
 @contextmanager

@@ -127,15 +127,12 @@ def load_model(path: str | Path) -> tuple[AgpNet, Checkpoint]:
         ModelError: as `read_checkpoint`, or the weights do not fit the model.
     """
     # the network's modules are heavy and not needed to read a state
-    from agp_edge.trainer.backbone import Backbone, backbone_options  # noqa: PLC0415
+    from agp_edge.trainer.network import frozen_backbone  # noqa: PLC0415
     from agp_edge.trainer.products import network  # noqa: PLC0415
-    from agp_edge.trainer.weights import pretrained_model  # noqa: PLC0415
 
     checkpoint, folder = read_checkpoint(path)
-    config = checkpoint.model
-    options = backbone_options(config.backbone, config.height, config.width)
-    full = pretrained_model(config.backbone, "random", **options)
-    model = network(config, Backbone(full.model, config.backbone, config.layers))
+    backbone, _ = frozen_backbone(checkpoint.model, "random")
+    model = network(checkpoint.model, backbone)
     tensors = read_tensors(folder / WEIGHTS_NAME)
     try:
         model.load_state_dict(tensors)

@@ -80,6 +80,13 @@ class ModelConfig:
     # Prototypes of patches of the first layer, neither normalised nor whitened; 0: none; ours.
     patch_memory: int = 256
     patch_weight: float = 0.7  # in the unit of fine_weight
+    # timm's name of a backbone that sees each image too, for a map of its own; "": none; ours.
+    second_backbone: str = ""
+    second_side: int = 336  # pixels of the shorter side of what it sees; ours
+    # As `layers`, but of a ViT the blocks after a half and three quarters: early ones see what the
+    # first backbone's layers see.
+    second_layers: tuple[int, ...] = ()
+    second_weight: float = 1.0  # in the unit of fine_weight; ours
     # Standard deviations of good images' distances, from their mean: beyond that the outermost
     # tokens of the finest grid may count less; 0: never; without fine maps it is not used; ours.
     border_deviations: float = 3.0

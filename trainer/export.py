@@ -165,7 +165,7 @@ def checkpoint_manifest(info: Checkpoint, model: AgpNet) -> Manifest:
         name=info.name,
         setup=info.train.setup,
         classes=info.products,
-        backbone=config.backbone,
+        backbone=" + ".join(filter(None, (config.backbone, config.second_backbone))),
         input=InputSpec(
             name=INPUT_NAME, height=config.height, width=config.width, mean=info.mean, std=info.std
         ),

@@ -53,7 +53,8 @@ _AFTER_FUSION = frozenset(
         "top_share", "power", "memory", "products", "fine_memory", "fine_regions", "fine_weight",
         "fine_centred", "patch_memory", "patch_weight", "border_deviations",
         "discriminators", "discriminator_width",
-        "discriminator_weight", "regions",
+        "discriminator_weight", "regions", "region_images", "second_backbone", "second_side",
+        "second_layers", "second_weight",
     }
 )  # fmt: skip
 
@@ -95,7 +96,7 @@ class FeatureExtractor:
                 in fp16.
         """
         images = images.to(self.device)
-        backbone, grid = self.model.backbone, self.model.grid
+        backbone, grid = self.model.backbone.first, self.model.grid
         prior = None
         if self.prior in ("auto", "attention"):
             features, maps = backbone.forward_with_attention(images)

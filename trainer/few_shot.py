@@ -62,7 +62,7 @@ def choose_augment(
 
     def tokens(copies: Sequence[ChangedSample]) -> list[Tensor]:
         return [
-            model.fusion(model.backbone(reader.read(copies[start : start + _BATCH])))
+            model.fusion(model.backbone.first(reader.read(copies[start : start + _BATCH])))
             for start in range(0, len(copies), _BATCH)
         ]
 

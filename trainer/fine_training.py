@@ -153,7 +153,7 @@ def fit_fine_tokens(
             for tokens in tqdm(own, desc="scale", disable=not progress)
         ]
         fine.calibrate(torch.cat(raw), unit, fine.weight, copies=copies)
-        scaled = (fine.evidence(found.to(fine.gain.device)).cpu() for found in raw)
+        scaled = (model.enlarged(fine.evidence(found.to(fine.gain.device)).cpu()) for found in raw)
         total = [distance + found for distance, found in zip(total, scaled, strict=True)]
     if model.border is not None:
         model.border.fit(torch.cat(total))

@@ -73,14 +73,15 @@ class Fusion(nn.Module):
         if fuse == "sum" and not equal:
             raise ModelError(f"fuse is 'sum', but the layers have {channels} channels: use concat")
         self.grid = grid
+        self.layers = len(channels)
         self.pool = pool
         self.normalise = normalise
         self.sum = fuse == "sum" or (fuse == "auto" and equal)
         self.channels = channels[0] if self.sum else sum(channels)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Fused tokens (B, N, C), N = grid height * width, row by row."""
-        layers = [self._tokens(feature) for feature in features]
+        """Fused tokens (B, N, C), N = grid height * width, row by row; more layers are not seen."""
+        layers = [self._tokens(feature) for feature in features[: self.layers]]
         return torch.stack(layers).sum(dim=0) if self.sum else torch.cat(layers, dim=2)
 
     def _tokens(self, feature: Tensor) -> Tensor:

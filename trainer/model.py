@@ -22,6 +22,7 @@ from agp_edge.trainer.fusion import Fusion, Whitening
 from agp_edge.trainer.memory import Memory
 from agp_edge.trainer.position import PositionScale
 from agp_edge.trainer.regions import Gaussians
+from agp_edge.trainer.second import Pair, Second
 
 __all__ = ["AgpNet"]
 
@@ -36,10 +37,11 @@ class AgpNet(nn.Module):
     position: PositionScale | None
     fine: Fine | None
     patches: Patches | None
+    second: Second | None
     border: Border | None
     discriminator: Discriminator | None
 
-    def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
+    def __init__(self, config: ModelConfig, backbone: Backbone | Pair) -> None:
         """Builds the trained part round a backbone.
 
         Raises:
@@ -110,10 +112,23 @@ class AgpNet(nn.Module):
             if config.patch_memory and finest < stride
             else None
         )
-        self.output_grid = fine_grid if self.fine_maps() else self.grid  # of the distance map
+        fine = self.fine is not None or self.patches is not None
+        self.output_grid = fine_grid if fine else self.grid  # of the distance map
+        self.second = (
+            Second(
+                backbone,
+                normalise=config.normalise,
+                regions=config.regions,
+                region_images=config.region_images,
+                weight=config.second_weight,
+                position=config.position_scale,
+            )
+            if isinstance(backbone, Pair)
+            else None
+        )
         self.border = (
             Border(fine_grid, config.border_deviations)
-            if self.fine_maps() and config.border_deviations
+            if fine and config.border_deviations
             else None
         )
 
@@ -129,20 +144,21 @@ class AgpNet(nn.Module):
             distance = distance + self.discriminator(tokens)
         distance = self.enlarged(distance)
         for fine in self.fine_maps():
-            distance = distance + fine(fine.tokens(features))
+            distance = distance + self.enlarged(fine(fine.tokens(features)))
         return distance if self.border is None else self.border(distance)
 
     def enlarged(self, distance: Tensor) -> Tensor:
-        """A coarse map (B, 1, gh, gw) on the output grid, (B, 1, *output_grid)."""
-        if self.output_grid == self.grid:
+        """A map (B, 1, gh, gw) on the output grid, (B, 1, *output_grid)."""
+        if distance.shape[2:] == self.output_grid:
             return distance
         return functional.interpolate(
             distance, self.output_grid, mode="bilinear", align_corners=False
         )
 
     def fine_maps(self) -> tuple[FineMap, ...]:
-        """Those that the network has."""
-        return tuple(fine for fine in (self.fine, self.patches) if fine is not None)
+        """The maps beside the coarse one that the network has."""
+        maps = (self.fine, self.patches, self.second)
+        return tuple(found for found in maps if found is not None)
 
     def reconstruction_map(self, features: list[Tensor]) -> Tensor:
         """Feature maps of the layers -> position-scaled distance map (B, 1, gh, gw)."""

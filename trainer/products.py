@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from agp_edge.trainer.backbone import Backbone
     from agp_edge.trainer.config import ModelConfig
+    from agp_edge.trainer.second import Pair
 
 __all__ = ["ProductsNet", "network"]
 
@@ -32,7 +33,7 @@ class ProductsNet(nn.Module):
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
+    def __init__(self, config: ModelConfig, backbone: Backbone | Pair) -> None:
         """Builds `config.products` branches round a backbone.
 
         Raises:
@@ -91,7 +92,7 @@ class ProductsNet(nn.Module):
         return {key: value for key, value in state.items() if not key.startswith("backbone.")}
 
 
-def network(config: ModelConfig, backbone: Backbone) -> AgpNet | ProductsNet:
+def network(config: ModelConfig, backbone: Backbone | Pair) -> AgpNet | ProductsNet:
     """The network of a config, for one product or several.
 
     Raises:

