@@ -46,6 +46,7 @@ PRESETS = {
     "decoder memory": ModelConfig(decoder="memory"),
     "decoder transformer": ModelConfig(decoder="transformer"),
     "lite2": ModelConfig(backbone="tf_efficientnet_lite2"),
+    "lite0 and DINOv2's ViT-S/14": ModelConfig(second_backbone="vit_small_patch14_dinov2"),
 }
 BF16 = "openvino-bf16"  # its accuracy is one of its own
 

@@ -1,5 +1,6 @@
 """A second backbone: its map is added to the first one's, in the unit of that."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,8 @@ from agp_edge.trainer.data import ImageReader
 from agp_edge.trainer.export import onnx_from_checkpoint
 from agp_edge.trainer.network import new_model
 from agp_edge.trainer.second import second_shape
+from agp_edge.trainer.setups import open_setup, setup_defaults
+from agp_edge.trainer.train import train
 
 SECOND = {"decoder": "regions", "second_backbone": "test_vit", "second_side": 96}
 
@@ -114,3 +117,22 @@ def test_its_input_keeps_the_ratio(name, side, shape):
 def test_sides_that_do_not_fit_are_refused():
     with pytest.raises(ModelError, match=r"see 300 pixels along a side; expected .* 14: 308"):
         second_shape("vit_small_patch14_dinov2", 300, 256, 256)
+
+
+def test_a_few_images_and_several_products_have_one_too(small, tmp_path):
+    for name in ("cap", "screw"):
+        small.write_images(tmp_path / "two" / name / "train" / "good", 12, start=40)
+    config = small.train_config(setup="multi-class")
+    dataset = open_setup("multi-class", [tmp_path / "two"])
+    options = {"weights": "random", "device": "cpu", "cache_dir": tmp_path / "c", "progress": False}
+    run = train(dataset, tmp_path / "many", small.model_config(**SECOND), config, **options)
+    onnx_from_checkpoint(run.folder, tmp_path / "many.onnx", progress=False)
+    few = small.write_images(tmp_path / "few", 2)
+    model, config = setup_defaults("few-shot")
+    model = dataclasses.replace(small.model_config(**SECOND), shrinkage=model.shrinkage)
+    config = dataclasses.replace(config, copies=16, threshold_copies=4)
+    run = train(open_setup("few-shot", [few]), tmp_path / "run", model, config, **options)
+    onnx_from_checkpoint(run.folder, tmp_path / "few.onnx", progress=False)
+    for path in (tmp_path / "many.onnx", tmp_path / "few.onnx"):
+        with Detector(path) as detector:
+            assert np.isfinite(detector.score(small.texture(5)).score)
