@@ -44,7 +44,7 @@ def frozen_backbone(config: ModelConfig, weights: str) -> tuple[Backbone | Pair,
             for both, a file's for the first.
 
     Raises:
-        ModelError, DependencyError: as `pretrained_model`, `Backbone` and `second_shape` do.
+        ModelError, DependencyError: as `pretrained_model` and `Backbone` do.
     """
     given, comma, given_second = weights.partition(",")
     if not config.second_backbone:

@@ -8,7 +8,6 @@ arXiv 2408.07490; it is ours.
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agp_edge.errors import ModelError
 from agp_edge.trainer.fine import FineMap
 from agp_edge.trainer.fusion import Fusion, Whitening
 from agp_edge.trainer.regions import Gaussians
@@ -130,19 +128,12 @@ def second_shape(name: str, side: int, height: int, width: int) -> tuple[int, in
 
     Args:
         name: timm's name of it.
-        side: pixels of the shorter side; the longer one keeps the ratio.
+        side: pixels of the shorter side; the longer one keeps the ratio. Both are brought to
+            multiples of the patch (ViT) or of 32 (CNN).
         height: of the network's input.
         width: of the network's input.
-
-    Raises:
-        ModelError: `side` is no multiple of the patch (ViT) or of 32 (CNN).
     """
     patch = re.search(r"patch(\d+)", name)  # timm names ViTs by it
     step = int(patch[1]) if patch else _CNN_STEP
-    if side < step or side % step:
-        raise ModelError(
-            f"the second backbone '{name}' was to see {side} pixels along a side; expected a "
-            f"multiple of {step}: {max(step, step * math.ceil(side / step))}"
-        )
-    least = min(height, width)
-    return step * round(side * height / least / step), step * round(side * width / least / step)
+    scale = side / min(height, width) / step
+    return step * max(round(scale * height), 1), step * max(round(scale * width), 1)
