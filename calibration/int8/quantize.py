@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from agp_edge.calibration.fp16.half_graph import half_graph, rounded_graph
 from agp_edge.calibration.int8.accuracy import Accuracy
 from agp_edge.calibration.int8.journal import Journal
+from agp_edge.calibration.int8.paired import Loss
 from agp_edge.calibration.int8.qat import STEPS, network_of, tuned_graph
 from agp_edge.calibration.int8.qdq_graph import (
     layers_of,
@@ -123,6 +125,8 @@ def quantise_onnx(
             depthwise,
             metadata.version("onnxruntime"),
         ],
+        # an earlier version's journal lacks some
+        "figures": [field.name for field in (*fields(Accuracy), *fields(Loss))],
     }
     if network is not None:
         subject["training"] = [steps, metadata.version("torch")]

@@ -181,6 +181,26 @@ def test_an_interrupted_scan_resumes(cnn, good, tmp_path, monkeypatch):
     assert not journal.exists()
 
 
+def test_an_earlier_version_s_journal_is_refused(cnn, good, tmp_path):
+    """It lacks figures that are judged by now; what it knows cannot be taken."""
+    path, journal = tmp_path / "m.onnx", tmp_path / "m.onnx.journal"
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantize, "search", stop)
+        with pytest.raises(KeyboardInterrupt):
+            quantise_onnx(cnn, good, path, count=16, budget=0.5)
+    first, *others = journal.read_text().splitlines(keepends=True)
+    subject = json.loads(first)
+    del subject["agp_edge_quantisation"]["figures"]
+    journal.write_text(json.dumps(subject) + "\n" + "".join(others))
+    with pytest.raises(DataError, match=r"of something else \(other figures\): .* or remove it"):
+        quantise_onnx(cnn, good, path, count=16, budget=0.5)
+    assert not path.exists()
+
+
 def test_a_killed_run_resumes(cnn, good, tmp_path):
     """Killed as by a lost supply, then interrupted as by Ctrl-C, then left to finish."""
     path, journal = tmp_path / "m.onnx", tmp_path / "m.onnx.journal"
